@@ -1,0 +1,83 @@
+"""Prometheus, and anything that speaks its HTTP API.
+
+Source: https://prometheus.io/docs/prometheus/latest/querying/api/
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from rbkit.adapters.http import Http
+from rbkit.errors import BadAnswer
+from rbkit.ports import Window
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Prometheus"]
+
+
+class Prometheus:
+    """Reads ranges of samples.
+
+    Args:
+        url: The server's address, for example `http://127.0.0.1:9090`.
+        max_series: More series than this in one answer are refused.
+    """
+
+    def __init__(self, url: str, max_series: int = 1_000) -> None:
+        self._http = Http(url, "Prometheus")
+        self._max_series = max_series
+
+    async def query(self, query: str, window: Window) -> "pd.DataFrame":
+        """Read a range of samples.
+
+        Args:
+            query: PromQL, already rendered.
+            window: From when to when, and how dense.
+
+        Returns:
+            DataFrame: `time` (datetime64[ns, UTC]), `value` (float64), one text column per label; sorted by time.
+
+        Raises:
+            BadAnswer: The query is wrong, or the answer has not the documented form or too many series.
+            Unreachable: The server did not answer.
+        """
+        answer = await self._http.read("/api/v1/query_range", {
+            "query": query, "start": f"{window.start.timestamp():.3f}", "end": f"{window.end.timestamp():.3f}",
+            "step": f"{window.step_s:g}",
+        })  # fmt: skip
+        return _frame(_series(answer, self._max_series))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+def _series(answer: Any, most: int) -> list[Any]:
+    try:
+        if answer["status"] != "success" or answer["data"]["resultType"] != "matrix":
+            raise BadAnswer(f"Prometheus did not answer with a range: {str(answer)[:200]}")
+        series: list[Any] = answer["data"]["result"]
+    except (TypeError, KeyError) as error:
+        raise BadAnswer("Prometheus answered in a form that its API does not document.") from error
+    if len(series) > most:
+        raise BadAnswer(f"The query matches {len(series)} series; the limit is {most}.", todo="Narrow the selector.")
+    return series
+
+
+def _frame(series: list[Any]) -> "pd.DataFrame":
+    import pandas as pd
+
+    try:
+        parts = [
+            {**one["metric"], "time": moment, "value": float(value)} for one in series for moment, value in one["values"]
+        ]
+    except (TypeError, KeyError, ValueError) as error:
+        raise BadAnswer("Prometheus answered in a form that its API does not document.") from error
+    frame = pd.DataFrame(parts, columns=None if parts else ["time", "value"])
+    frame = frame.rename(columns={"__name__": "metric"})
+    frame["time"] = pd.to_datetime(frame["time"].astype("float64"), unit="s", utc=True).astype("datetime64[ns, UTC]")
+    frame["value"] = frame["value"].astype("float64")
+    labels = sorted(set(frame.columns) - {"time", "value"})
+    frame[labels] = frame[labels].fillna("").astype(str)
+    ordered: pd.DataFrame = frame[["time", "value", *labels]].sort_values(["time", *labels], ignore_index=True)
+    return ordered

@@ -1,0 +1,87 @@
+"""The sandbox's supervisor and balancer, over their admin APIs."""
+
+from typing import Any
+
+from pydantic import SecretStr, ValidationError
+
+from rbkit.adapters.http import Http
+from rbkit.errors import BadAnswer
+from rbkit.events import Call
+from rbkit.ports import LoadBalancer, Member, Service, ServiceManager, read
+
+__all__ = ["SandboxBalancer", "SandboxServices"]
+
+_ADDRESS = "/{}/{}"
+
+
+class SandboxBalancer(LoadBalancer):
+    """The sandbox's balancer.
+
+    Args:
+        url: Its admin API's address.
+        token: Its admin token.
+    """
+
+    def __init__(self, url: str, token: SecretStr) -> None:
+        self._http = Http(url, "The sandbox's balancer", token)
+
+    @read
+    async def members(self, service: str) -> list[Member]:
+        """List the members of a service."""
+        answer = await self._http.read("/members", {"service": service})
+        return [_model(Member, item) for item in answer["members"]]
+
+    async def state(self, target: str) -> dict[str, Any]:
+        """Read a member's state."""
+        return _model(Member, await self._http.read(_path("members", target))).model_dump(mode="json")
+
+    async def apply(self, call: Call, key: str) -> None:
+        """Set a member to drain or ready."""
+        await self._http.write("PUT", _path("members", call.target), {"state": call.action}, key)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+class SandboxServices(ServiceManager):
+    """The sandbox's supervisor.
+
+    Args:
+        url: Its admin API's address.
+        token: Its admin token.
+    """
+
+    def __init__(self, url: str, token: SecretStr) -> None:
+        self._http = Http(url, "The sandbox's supervisor", token)
+
+    @read
+    async def instances(self, service: str) -> list[Service]:
+        """List the instances of a service."""
+        answer = await self._http.read("/services")
+        return [_model(Service, item) for item in answer["services"] if item.get("service") == service]
+
+    async def state(self, target: str) -> dict[str, Any]:
+        """Read an instance's state."""
+        return _model(Service, await self._http.read(_path("services", target))).model_dump(mode="json")
+
+    async def apply(self, call: Call, key: str) -> None:
+        """Restart, stop or start an instance."""
+        await self._http.write("POST", f"{_path('services', call.target)}/{call.action}", None, key)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+def _path(kind: str, target: str) -> str:
+    from urllib.parse import quote
+
+    return _ADDRESS.format(kind, quote(target, safe=""))
+
+
+def _model(kind: Any, data: Any) -> Any:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise BadAnswer(f"The sandbox described a {kind.__name__} in an unknown form.") from error

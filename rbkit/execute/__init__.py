@@ -1,0 +1,1 @@
+"""Runs a notebook headlessly, as a papermill engine, and keeps watch over it."""

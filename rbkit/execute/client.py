@@ -1,0 +1,78 @@
+"""Executes the cells of a notebook in a kernel of our own: private sockets, own process group, own environment."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from rbkit.execute.manager import CellManager
+from rbkit.execute.watch import Watch
+
+__all__ = ["execute_cells"]
+
+
+def execute_cells(
+    manager: CellManager, kernel_name: str, cwd: Path, variables: dict[str, str], watch: Watch, on_cell: Any
+) -> str:
+    """Execute every code cell until one fails.
+
+    Args:
+        manager: The notebook and its bookkeeping.
+        kernel_name: Which kernel to start.
+        cwd: The kernel's working folder.
+        variables: The kernel's environment variables.
+        watch: Told of the kernel's process; it kills it when it is late.
+        on_cell: Called with (index, cell) before each code cell.
+
+    Returns:
+        Why the notebook stopped early; empty when every cell ran.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="rbkit-"))
+    client = _client(manager, kernel_name, cwd, folder)
+    try:
+        with client.setup_kernel(env=variables):
+            watch.start(client.km.provisioner.pid)
+            why = _cells(client, manager, on_cell)
+            if not why:
+                client.set_widgets_metadata()
+            return why
+    except DeadKernelError as error:
+        return f"the kernel could not be started or died: {error}"
+    finally:
+        watch.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _client(manager: CellManager, kernel_name: str, cwd: Path, folder: Path) -> NotebookClient:
+    kernel = AsyncKernelManager(
+        kernel_name=kernel_name, transport="ipc", ip=str(folder / "k"), connection_file=str(folder / "kernel.json")
+    )
+    client = NotebookClient(
+        manager.nb, km=kernel, timeout=None, kernel_name=kernel_name, resources={"metadata": {"path": str(cwd)}},
+        coalesce_streams=True, ipython_hist_file=":memory:", raise_on_iopub_timeout=False,
+    )  # fmt: skip
+    client.owns_km = True
+    client.reset_execution_trackers()
+    return client
+
+
+def _cells(client: NotebookClient, manager: CellManager, on_cell: Any) -> str:
+    for index, cell in enumerate(manager.nb.cells):
+        if cell.cell_type == "code":
+            on_cell(index, cell)
+        manager.cell_start(cell, index)
+        try:
+            client.execute_cell(cell, index)
+        except CellExecutionError as error:
+            manager.cell_exception(cell, cell_index=index, exception=error)
+            return f"cell {index} failed: {error.ename}: {error.evalue}"
+        except (DeadKernelError, CellTimeoutError) as error:
+            manager.cell_broken(cell)
+            return f"the kernel died in cell {index} ({type(error).__name__})"
+        finally:
+            manager.cell_complete(cell, cell_index=index)
+    return ""

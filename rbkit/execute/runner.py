@@ -1,0 +1,143 @@
+"""Runs a runbook headlessly: check, execute under supervision, write the record."""
+
+import contextlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rbkit import events as ev
+from rbkit.clock import SystemClock
+from rbkit.errors import ParameterError, RefusedInput, RunbookError
+from rbkit.execute.engine import Supervision
+from rbkit.fold import Moment, RunState
+from rbkit.journal import AUDIT, Journal
+from rbkit.notebook import Runbook
+from rbkit.parameters import validate
+from rbkit.ports import Store
+from rbkit.record.document import write
+from rbkit.settings import Settings
+from rbkit.values import new_run_id
+
+__all__ = ["Finished", "check", "run"]
+
+
+class Finished:
+    """A run that is over.
+
+    Args:
+        state: The run.
+        record: Where its record lies.
+    """
+
+    def __init__(self, state: RunState, record: Path) -> None:
+        self.state, self.record = state, record
+
+
+def check(runbook: Runbook, given: Mapping[str, Any], settings: Settings, store: Store) -> dict[str, Any]:
+    """Check parameters and environment before any kernel starts; a refusal leaves one audit event.
+
+    Args:
+        runbook: The runbook.
+        given: Values by parameter name.
+        settings: Where environment files lie.
+        store: Where the audit journal lies.
+
+    Returns:
+        Every parameter with its value.
+
+    Raises:
+        RefusedInput: Something that was given is wrong.
+    """
+    try:
+        values = validate(runbook.contract, given)
+        environment = settings.environment(str(values.get("environment", "")))
+        for name in runbook.contract.signals:
+            environment.source(environment.signal(name).source)
+        for name in runbook.contract.capabilities:
+            environment.capability(name)
+    except RefusedInput as error:
+        field = error.field if isinstance(error, ParameterError) else ""
+        audit = Journal(store, AUDIT, "cli", actor=settings.actor)
+        audit.append(ev.InputRefused(runbook=runbook.contract.name, field=field[:80], why=error.what[:500]))
+        raise
+    return values
+
+
+def run(
+    runbook: Runbook, values: Mapping[str, Any], settings: Settings, store: Store, *,
+    progress: Callable[[Moment], None], on_cell: Callable[[int, Any], None], run_id: str = "",
+) -> Finished:  # fmt: skip
+    """Execute a runbook whose input has been checked, and write its record.
+
+    Args:
+        runbook: The runbook.
+        values: Every parameter with its value.
+        settings: Where store, environment files and notebooks lie; which mode.
+        store: Where the journal lies.
+        progress: Called with every new event.
+        on_cell: Called before each code cell.
+        run_id: The run's id; a new one when not given.
+
+    Returns:
+        The run and its record.
+
+    Raises:
+        RunbookError: The kernel never opened the run; the cell's error is in it.
+    """
+    supervision = Supervision(
+        run_id or new_run_id(SystemClock()), settings, str(runbook.path.resolve()), progress, on_cell
+    )
+    with _signals(supervision):
+        _execute(supervision, runbook.path, values)
+    journal = supervision.journal(store)
+    if journal.state.opened is None:
+        raise RunbookError(f"The run was never opened: {supervision.stopped or _first_error(supervision.executed)}")
+    path = settings.home / "records" / f"{supervision.run}.ipynb"
+    notebook = json.loads(json.dumps(supervision.executed))
+    return Finished(journal.state, write(notebook, journal, path))
+
+
+def _execute(supervision: Supervision, notebook: Path, values: Mapping[str, Any]) -> None:
+    """Hand the notebook to papermill, from a private copy whose path holds nothing that papermill would format."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # see docs/adr/0005: 1.4 s of import
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    folder = Path(tempfile.mkdtemp(prefix="rbkit-in-"))
+    try:
+        copied = shutil.copyfile(notebook, folder / "runbook.ipynb")
+        with contextlib.suppress(PapermillExecutionError):
+            papermill.execute_notebook(
+                str(copied), None, parameters=dict(values), engine_name="rbkit", supervision=supervision,
+                progress_bar=False,
+            )  # fmt: skip
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _first_error(notebook: Any) -> str:
+    outputs = [o for cell in (notebook or {}).get("cells", []) for o in cell.get("outputs", [])]
+    found = next((o for o in outputs if o["output_type"] == "error"), None)
+    return f"{found['ename']}: {found['evalue']}" if found else "no cell called open_run"
+
+
+@contextlib.contextmanager
+def _signals(supervision: Supervision) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into: stop, roll back, finish the record."""
+
+    def handle(number: int, frame: Any) -> None:
+        if supervision.watch is None:
+            raise KeyboardInterrupt
+        supervision.watch.ask_to_stop(f"{signal.Signals(number).name} from outside")
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

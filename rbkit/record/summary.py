@@ -1,0 +1,172 @@
+"""The closing summary of a run, in Markdown: the same facts in the same words everywhere."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from rbkit import events as ev
+from rbkit.clock import wall
+from rbkit.fold import Change, Moment, RunState
+from rbkit.values import human
+
+__all__ = ["GLYPHS", "duration", "headline", "markdown", "tell"]
+
+GLYPHS = {
+    "pending": "○", "running": "◐", "waiting": "⏸", "done": "✓", "planned": "✓", "skipped": "↷", "failed": "✗",
+    "rolled_back": "↩", "unknown": "?", "resolved": "✓", "not_applicable": "↷", "needs_operator": "⏸",
+    "aborted": "✗", "intended": "?", "PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?", "ERROR": "✗", "SKIPPED": "↷",
+    "RUNNING": "◐",
+}  # fmt: skip
+
+
+def headline(state: RunState) -> str:
+    """Say in one line how a run stands."""
+    word = state.outcome or ("open" if state.state != "new" else "not opened")
+    name = f"{state.opened.runbook} {state.opened.version} on {state.opened.environment}" if state.opened else state.run
+    mode = " · dry run" if state.opened and state.opened.mode == "dry_run" else ""
+    return f"{GLYPHS.get(word, '◐')} {word.replace('_', ' ')} — {name}{mode}"
+
+
+def duration(state: RunState) -> float:
+    """Return the seconds from opening to closing; 0 while it is open."""
+    if not (state.started and state.ended):
+        return 0.0
+    return (datetime.fromisoformat(state.ended) - datetime.fromisoformat(state.started)).total_seconds()
+
+
+def markdown(state: RunState) -> str:
+    """Write the closing summary.
+
+    Args:
+        state: The run.
+
+    Returns:
+        Markdown: outcome, facts, changes, decisions, checks, timeline in UTC.
+    """
+    parts = [f"## {headline(state)}", f"**{_plain(state.reason)}**", _facts(state), *_sections(state)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _sections(state: RunState) -> Iterator[str]:
+    yield _table("Changes", ["", "Change", "Before", "After", "Undo"], [_change(c) for c in state.changes.values()])
+    decisions = [
+        [wall(_at(d.at)), f"{d.event.rules} {d.event.version}", d.event.outcome, d.event.target or "", d.event.why,
+         _inputs(d.event.inputs)]
+        for d in state.decisions
+    ]  # fmt: skip
+    yield _table("Decisions", ["UTC", "Rules", "Outcome", "Target", "Why", "Inputs"], decisions)
+    checks = [[GLYPHS.get(c.verdict, ""), c.phase, c.name, c.verdict, c.why] for c in state.checks.values()]
+    yield _table("Checks", ["", "Phase", "Check", "Verdict", "Evidence"], checks)
+    steps = [[GLYPHS.get(s.state, ""), s.name, s.state, human(s.seconds), s.why or s.intent]
+             for s in state.steps.values()]  # fmt: skip
+    yield _table("Steps", ["", "Step", "State", "Took", "What"], steps)
+    timeline = [[wall(_at(m.at)), m.actor, m.source, tell(m)] for m in state.timeline]
+    yield _table("Timeline", ["UTC", "Who", "From", "What"], timeline)
+
+
+def _facts(state: RunState) -> str:
+    opened = state.opened
+    if opened is None:
+        return ""
+    given = ", ".join(f"{name}={value!r}" for name, value in opened.parameters.items())
+    rows = [
+        ["Run", state.run], ["Runbook", f"{opened.runbook} {opened.version} ({opened.digest[:19]}…)"],
+        ["Environment", opened.environment], ["Mode", opened.mode], ["Started by", f"{state.actor} ({opened.driver})"],
+        ["Began", wall(_at(state.started))], ["Took", human(duration(state))], ["Parameters", given],
+        ["Rolled back", _rollback(state)],
+    ]  # fmt: skip
+    return _table("", ["", ""], [row for row in rows if row[1]])
+
+
+def _rollback(state: RunState) -> str:
+    if not state.rollback_why:
+        return ""
+    done = state.rollback
+    if done is None:
+        return "began, not finished"
+    stays = [str(c.call) for c in state.changes.values() if c.irreversible and c.acted]
+    text = f"{len(done.undone)} undone, {len(done.left)} left, {len(done.in_doubt)} in doubt"
+    return text + (f"; cannot be undone: {', '.join(stays)}" if stays else "")
+
+
+def _change(change: Change) -> list[str]:
+    keys = [*change.planned, *change.differs]
+    after = change.after if change.after is not None else change.planned
+    undo = str(change.inverse) if change.inverse else f"irreversible: {change.irreversible}"
+    label = f"{change.call}" + (f" (undoes {change.undoes.rsplit('/', 2)[-2]})" if change.undoes else "")
+    word = "undone" if change.undone else change.how or change.state
+    glyph = GLYPHS["rolled_back"] if change.undone else GLYPHS.get(change.state, "")
+    return [f"{glyph} {word}", label, _pick(change.before, keys), _pick(after, keys), undo]
+
+
+def _pick(state: dict[str, Any], keys: list[str]) -> str:
+    return ", ".join(f"{key}={state[key]}" for key in keys if key in state)
+
+
+def _inputs(inputs: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{name}: {_latest(facts)}"
+        for name, facts in inputs.items()
+    )
+
+
+def _at(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _plain(text: str) -> str:
+    """Keep a text inside its table cell and free of markup."""
+    for char in "\\`*_[]<>|#!":
+        text = text.replace(char, f"\\{char}")
+    return " ".join(text.split())
+
+
+def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [header, ["---"] * len(header), *[[_plain(str(item)) for item in row] for row in rows]]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"### {title}\n\n{body}" if title else body
+
+
+def tell(moment: Moment) -> str:
+    """Tell an event in one short phrase."""
+    return _TELL[type(moment.event)](moment.event)
+
+
+_TELL: dict[type, Any] = {
+    ev.RunOpened: lambda e: f"run opened: {e.runbook} {e.version}, {e.mode}, by {e.driver}",
+    ev.CheckStarted: lambda e: f"{e.phase} {e.name}: {e.sentence}",
+    ev.CheckEnded: lambda e: f"{e.phase} {e.name}: {e.verdict}: {e.why}",
+    ev.CheckSkipped: lambda e: f"{e.phase} {e.name} skipped: {e.why}",
+    ev.Observed: lambda e: f"observed {e.name}: {e.rows} rows in {human(e.seconds)} from {e.source}",
+    ev.Decided: lambda e: f"decided {e.outcome}{f' for {e.target}' if e.target else ''} by {e.rules} {e.version}",
+    ev.StepStarted: lambda e: f"step {e.step} began (risk {e.risk}, at most {human(e.timeout_s)}): {e.intent}",
+    ev.StepDone: lambda e: f"step {e.step} done in {human(e.seconds)}",
+    ev.StepPlanned: lambda e: f"step {e.step} planned (dry run)",
+    ev.StepFailed: lambda e: f"step {e.step} failed: {e.why}",
+    ev.StepUnknown: lambda e: f"step {e.step} ended without a known result: {e.why}",
+    ev.StepSkipped: lambda e: f"step {e.step} skipped: {e.why}",
+    ev.ChangeIntended: lambda e: f"about to {'undo: ' if e.undoes else ''}{e.call}; {_way_back(e)}",
+    ev.ChangePlanned: lambda e: f"would {e.call}; {_way_back(e)}",
+    ev.ChangeDone: lambda e: f"{e.how}, read back from the target, in {human(e.seconds)}",
+    ev.ChangeFailed: lambda e: f"not changed: {e.why}",
+    ev.ChangeUnknown: lambda e: f"may or may not have changed: {e.why}",
+    ev.ApprovalRequested: lambda e: f"step {e.step} needs {e.needed} approval(s), risk {e.risk}",
+    ev.Asked: lambda e: f"asked: {e.prompt} [{'/'.join(e.options)}]",
+    ev.Answered: lambda e: f"answered {e.answer} ({e.how}{f': {e.why}' if e.why else ''})",
+    ev.CancelRequested: lambda e: f"asked to stop: {e.reason}",
+    ev.RollbackStarted: lambda e: f"rollback of {len(e.undo)} change(s): {e.why}",
+    ev.RollbackEnded: lambda e: f"rollback: {len(e.undone)} undone, {len(e.left)} left, {len(e.in_doubt)} in doubt",
+    ev.RunClosed: lambda e: f"run closed: {e.outcome}: {e.reason}",
+    ev.RecordSealed: lambda e: f"record sealed, {len(e.cells)} cells",
+    ev.InputRefused: lambda e: f"refused {e.runbook} {e.field}: {e.why}",
+}
+
+
+def _way_back(event: ev.ChangeIntended | ev.ChangePlanned) -> str:
+    return f"undo by {event.inverse}" if event.inverse else f"cannot be undone: {event.irreversible}"
+
+
+def _latest(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{series} {value:g} {facts['unit']}".strip() for series, value in facts["latest"].items())

@@ -1,0 +1,50 @@
+"""Pure policies for a noisy world: which calls are repeated, how often, and how long one may take."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from rbkit.clock import Clock
+from rbkit.errors import BadAnswer, Unreachable
+
+__all__ = ["CALL_S", "read_safely"]
+
+CALL_S = 15.0
+"""The longest a single call may take, seconds."""
+_ATTEMPTS = 3
+T = TypeVar("T")
+
+
+async def read_safely(call: Callable[[], Awaitable[T]], clock: Clock, what: str) -> T:
+    """Make a call that is safe to repeat: three attempts, jittered backoff, each with a timeout.
+
+    Args:
+        call: Makes the call anew each time.
+        clock: Waits between attempts.
+        what: What is called, for the error.
+
+    Returns:
+        What the call returned.
+
+    Raises:
+        AdapterError: The last attempt's error; Unreachable when it timed out.
+    """
+    policy = AsyncRetrying(
+        stop=stop_after_attempt(_ATTEMPTS),
+        wait=wait_exponential_jitter(initial=0.2, max=2.0, jitter=0.2),
+        retry=retry_if_exception_type((Unreachable, BadAnswer)),
+        sleep=clock.sleep,
+        reraise=True,
+    )
+    result: T = await policy(_timed, call, what)
+    return result
+
+
+async def _timed(call: Callable[[], Awaitable[T]], what: str) -> T:
+    try:
+        async with asyncio.timeout(CALL_S):
+            return await call()
+    except TimeoutError as error:
+        raise Unreachable(f"{what} did not answer within {CALL_S:.0f} s.") from error

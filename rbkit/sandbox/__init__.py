@@ -1,0 +1,1 @@
+"""Real processes on loopback on which runbooks are shown, practised and tested."""

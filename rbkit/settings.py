@@ -1,0 +1,235 @@
+"""The one reader of environment variables and of `parameters/*.yaml`."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from platformdirs import user_data_path
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rbkit.errors import NotFound, SettingsError
+from rbkit.events import Mode
+from rbkit.values import digest, nearest, seconds
+
+__all__ = ["Environment", "PortSettings", "Settings", "SignalSettings", "load_environment"]
+
+_VARIABLE = re.compile(r"\$\{(RBKIT_[A-Z0-9_]+)(?::-([^}]*))?\}")
+_LARGEST = 1_000_000
+T = TypeVar("T")
+
+
+class Settings(BaseSettings):
+    """What the environment variables say; every one begins with RBKIT_.
+
+    Args:
+        home: RBKIT_HOME: the folder of the store and the records.
+        parameters: RBKIT_PARAMETERS: the folder of the environment files.
+        notebooks: RBKIT_NOTEBOOKS: the folder of the runbooks.
+        run: RBKIT_RUN: the run that a kernel belongs to (set by the supervisor).
+        notebook: RBKIT_NOTEBOOK: the notebook that a kernel executes (set by the supervisor).
+        mode: RBKIT_MODE: live, dry_run, replay or resume.
+        driver: RBKIT_DRIVER: supervised (set by the supervisor), headless or operator.
+        tape: RBKIT_TAPE: the recorded run that a replay answers from.
+        actor: RBKIT_ACTOR: who acts, when a supervisor acts for somebody.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="RBKIT_", extra="ignore")
+    home: Path = Field(default_factory=lambda: user_data_path("rbkit", appauthor=False))
+    parameters: Path | None = None
+    notebooks: Path | None = None
+    run: str = ""
+    notebook: str = ""
+    mode: Mode = "live"
+    driver: Literal["", "supervised", "headless", "operator"] = ""
+    tape: str = ""
+    actor: str = ""
+
+    @classmethod
+    def read(cls, **given: Any) -> "Settings":
+        """Read the variables; what is given here wins.
+
+        Raises:
+            SettingsError: A variable has a value that cannot be used.
+        """
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = f"RBKIT_{'_'.join(str(part) for part in first['loc']).upper()}"
+            raise SettingsError(f"{name}: {first['msg']}.") from error
+
+    def environment(self, name: str) -> "Environment":
+        """Read an environment file; `${RBKIT_NAME}` in it stands for the variable, RBKIT_HOME for the home in use."""
+        return load_environment(name, self.folder("parameters"), {**os.environ, "RBKIT_HOME": str(self.home)})
+
+    def folder(self, word: Literal["parameters", "notebooks"]) -> Path:
+        """Find a folder: as set, or in the working folder, or beside a folder above it."""
+        found: Path | None = getattr(self, word)
+        if found:
+            return found
+        here = Path.cwd()
+        return next((up / word for up in (here, *here.parents) if (up / word).is_dir()), here / word)
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PortSettings(BaseModel):
+    """A source or capability: which adapter, and the adapter's own options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    adapter: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The adapter's own options."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class SignalSettings(_Value):
+    """A signal: where it is read and how its numbers are meant."""
+
+    source: str
+    query: str = ""
+    where: dict[str, str] = {}
+    unit: str = ""
+    multiply: float = Field(default=1.0, allow_inf_nan=False)
+    by: str = "instance"
+    step: str = "5s"
+    stale_after: str = "30s"
+    max_series: int = Field(default=200, ge=1)
+    max_rows: int = Field(default=50_000, ge=1)
+    help: str = ""
+
+    @field_validator("step", "stale_after")
+    @classmethod
+    def _duration(cls, text: str) -> str:
+        try:
+            seconds(text)
+        except SettingsError as error:
+            raise ValueError(error.what) from error
+        return text
+
+
+class Environment(_Value):
+    """An environment file: where to look, what may be touched, who must approve."""
+
+    name: str
+    banner: str = ""
+    sources: dict[str, PortSettings] = {}
+    signals: dict[str, SignalSettings] = {}
+    capabilities: dict[str, PortSettings] = {}
+    approvals: dict[Literal["low", "medium", "high"], int] = {}
+    digest: str = ""
+
+    def signal(self, name: str) -> SignalSettings:
+        """Find a signal's settings.
+
+        Raises:
+            NotFound: There is no such signal; the nearest is suggested.
+        """
+        return _find(self.signals, name, "signal", self.name)
+
+    def source(self, name: str) -> PortSettings:
+        """Find a source's settings."""
+        return _find(self.sources, name, "source", self.name)
+
+    def capability(self, name: str) -> PortSettings:
+        """Find a capability's settings."""
+        return _find(self.capabilities, name, "capability", self.name)
+
+
+def _find(known: Mapping[str, T], name: str, word: str, where: str) -> T:
+    if name not in known:
+        raise NotFound(
+            f"Environment {where} names no {word} {name!r}.{nearest(name, known)}",
+            todo=f"Add it to parameters/{where}.yaml, or use one of: {', '.join(sorted(known)) or 'none'}.",
+        )
+    return known[name]
+
+
+def load_environment(name: str, folder: Path, variables: Mapping[str, str]) -> Environment:
+    """Read and check an environment file.
+
+    Args:
+        name: Its name without ending: letters, digits, `-` and `_`.
+        folder: Where environment files lie.
+        variables: What `${RBKIT_NAME}` in the file stands for.
+
+    Returns:
+        The environment, with the digest of what was read.
+
+    Raises:
+        NotFound: There is no such file.
+        SettingsError: It is not YAML, or a key is unknown or wrong; line and key are named.
+    """
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name not in known:
+        raise NotFound(
+            f"There is no environment {name[:64]!r} in {folder}.{nearest(name[:64], known)}",
+            todo=f"Use one of: {', '.join(known) or 'none'}; or set RBKIT_PARAMETERS.",
+        )
+    path = folder / f"{name}.yaml"
+    return _check(path, _expand(_yaml(path), path, variables), name)
+
+
+def _yaml(path: Path) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if path.stat().st_size > _LARGEST:
+        raise SettingsError(f"{path} is larger than {_LARGEST // 1_000_000} MB.")
+    try:
+        return YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise SettingsError(f"{path} is not good YAML: {' '.join(str(error).split())[:300]}") from error
+
+
+def _expand(node: Any, path: Path, variables: Mapping[str, str]) -> Any:
+    """Put the values of `${RBKIT_NAME:-default}` into texts; no other variable is read."""
+    if isinstance(node, str):
+        return _VARIABLE.sub(lambda match: _variable(match, path, variables), node)
+    if isinstance(node, dict):
+        for key, value in node.items():
+            node[key] = _expand(value, path, variables)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            node[index] = _expand(value, path, variables)
+    return node
+
+
+def _variable(match: re.Match[str], path: Path, variables: Mapping[str, str]) -> str:
+    value = variables.get(match[1], match[2])
+    if value is None:
+        raise SettingsError(f"{path} needs the variable {match[1]}, which is not set.", todo=f"Set {match[1]}.")
+    return value
+
+
+def _check(path: Path, data: Any, name: str) -> Environment:
+    if not isinstance(data, dict):
+        raise SettingsError(f"{path} must hold a mapping.")
+    try:
+        environment = Environment.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{path}, line {_line(data, first['loc'])}: {place}: {first['msg']}.") from error
+    if environment.name != name:
+        raise SettingsError(f"{path} calls itself {environment.name!r}; it must be {name!r}, like the file.")
+    return environment.model_copy(update={"digest": digest(environment.model_dump(mode="json"))})
+
+
+def _line(data: Any, place: tuple[int | str, ...]) -> int:
+    """Find the line of the innermost key that YAML knows a place for."""
+    line, node = 0, data
+    for key in place:
+        if not hasattr(node, "lc") or (isinstance(node, dict) and key not in node):
+            break
+        position = node.lc.data.get(key) if node.lc.data else None
+        line = position[0] if position else line
+        node = node[key]
+    return line + 1

@@ -1,0 +1,1 @@
+"""Where journals and tapes are kept."""

@@ -1,0 +1,132 @@
+"""The store in one SQLite file, safe for several processes: WAL, synchronous=FULL, BEGIN IMMEDIATE."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from rbkit.errors import StoreUnavailable
+from rbkit.events import Entry
+from rbkit.stores.tables import REVISION, journal, tape, upgrade
+
+__all__ = ["SqliteStore"]
+
+_BUSY_MS = 10_000
+
+
+class SqliteStore:
+    """Keeps journals and tapes in `<home>/rbkit.db`.
+
+    Args:
+        home: The store's folder; made with mode 0700 when missing.
+
+    Raises:
+        StoreUnavailable: The folder or file cannot be made, opened or written.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.path = home / "rbkit.db"
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise StoreUnavailable(f"The store {self.path} cannot be opened: {error.strerror}.") from error
+        self._engine = _engine(self.path)
+        with self._work() as connection:
+            current = _revision(connection) == REVISION
+        if not current:
+            with self._work(write=True) as connection:
+                upgrade(connection)
+
+    def append(self, entry: Entry) -> bool:
+        """Write an entry durably if its place is free."""
+        row = entry.model_dump(exclude={"event"}) | {"event": json.dumps(entry.event, sort_keys=True)}
+        try:
+            with self._work(write=True) as connection:
+                connection.execute(insert(journal).values(row))
+        except _PlaceTaken:
+            return False
+        return True
+
+    def read(self, run: str, start: int = 0) -> list[Entry]:
+        """Read a run's entries from a place on, in order."""
+        query = select(journal).where(journal.c.run == run, journal.c.seq >= start).order_by(journal.c.seq)
+        with self._work() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [_entry(dict(row)) for row in rows]
+
+    def runs(self) -> list[str]:
+        """List the runs, newest first."""
+        with self._work() as connection:
+            query = select(journal.c.run).where(journal.c.seq == 0).order_by(journal.c.run.desc())
+            return list(connection.execute(query).scalars())
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Keep an answer on the tape under its digest; keeping it twice is fine."""
+        with self._work(write=True) as connection:
+            connection.execute(insert(tape).prefix_with("OR IGNORE").values(name=name, data=data))
+
+    def fetch(self, name: str) -> bytes | None:
+        """Read an answer from the tape; None when it is not there."""
+        with self._work() as connection:
+            return connection.execute(select(tape.c.data).where(tape.c.name == name)).scalar()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _work(self, *, write: bool = False) -> Iterator[Connection]:
+        """Open one transaction and say in rbkit's words what went wrong."""
+        try:
+            with self._engine.connect().execution_options(write=write) as connection, connection.begin():
+                yield connection
+        except IntegrityError as error:
+            raise _PlaceTaken from error
+        except DBAPIError as error:
+            raise StoreUnavailable(f"The store {self.path} does not answer: {error.orig}.") from error
+        except OSError as error:
+            raise StoreUnavailable(f"The store {self.path} does not answer: {error.strerror}.") from error
+
+
+class _PlaceTaken(Exception):  # noqa: N818 - a signal between two functions, not an error
+    """Another process has written this place of the journal first."""
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    """Read a row; a damaged event stays readable as text, so that verifying can name it."""
+    try:
+        row["event"] = json.loads(row["event"])
+    except ValueError:
+        row["event"] = {"damaged": row["event"]}
+    if not isinstance(row["event"], dict):
+        row["event"] = {"damaged": str(row["event"])}
+    return Entry.model_construct(**row)
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"isolation_level": None})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, record: Any) -> None:
+        for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "trusted_schema=OFF"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("write") else "BEGIN")
+
+    return engine
+
+
+def _revision(connection: Connection) -> str | None:
+    found = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").first()
+    if not found:
+        return None
+    version: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return version

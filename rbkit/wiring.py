@@ -1,0 +1,132 @@
+"""Builds ports from an environment file, by name and lazily; closes them in reverse."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from rbkit.errors import NotFound, SettingsError, Unreachable
+from rbkit.ports import Capability, SecretSource, Window
+from rbkit.settings import Environment, PortSettings, SignalSettings
+from rbkit.values import Secret, nearest
+
+__all__ = ["Wiring", "adapter", "secret"]
+
+_SECRETS = {"env": "rbkit.adapters.secrets:EnvironmentSecrets", "file": "rbkit.adapters.secrets:FileSecrets"}
+
+
+
+
+def adapter(name: str) -> Callable[..., Any]:
+    """Find an adapter among the installed entry points `rbkit.adapters`.
+
+    Raises:
+        NotFound: None is called so; the nearest is suggested.
+        SettingsError: Its package is there but cannot be loaded.
+    """
+    found = {point.name: point for point in entry_points(group="rbkit.adapters")}
+    if name not in found:
+        raise NotFound(
+            f"There is no adapter {name!r}.{nearest(name, found)}",
+            todo=f"Installed: {', '.join(sorted(found))}. Others come with an extra or a plugin package.",
+        )
+    try:
+        made: Callable[..., Any] = found[name].load()
+    except ImportError as error:
+        raise SettingsError(f"The adapter {name!r} cannot be loaded: {error}.", todo="Install its extra.") from error
+    return made
+
+
+def secret(reference: str) -> SecretStr:
+    """Fetch a secret by its reference.
+
+    Raises:
+        SettingsError: It is no reference, or of an unknown source.
+        SecretError: The source does not hand it out.
+    """
+    parsed = Secret.parse(reference)
+    if parsed.source not in _SECRETS:
+        raise SettingsError(f"There is no secret source {parsed.source!r}.", todo=f"Known: {', '.join(_SECRETS)}.")
+    module, _, name = _SECRETS[parsed.source].partition(":")
+    source: SecretSource = getattr(__import__(module, fromlist=[name]), name)()
+    return source.fetch(parsed.path)
+
+
+class Wiring:
+    """The world as an environment file names it.
+
+    Args:
+        environment: The environment file.
+        given: Ports that are used instead, by `source NAME` or `capability NAME`; for tests.
+    """
+
+    def __init__(self, environment: Environment, given: Mapping[str, Any] | None = None) -> None:
+        self.environment = environment
+        self._made: dict[str, Any] = dict(given or {})
+
+    def signal(self, name: str) -> tuple[SignalSettings, Callable[[Any, Window], Awaitable[Any]]]:
+        """Return a signal's settings and what reads it.
+
+        Raises:
+            NotFound: The environment file names no such signal or source.
+        """
+        spec = self.environment.signal(name)
+        source = self._port("source", spec.source, self.environment.source(spec.source))
+        if hasattr(source, "search"):
+            return spec, lambda query, window: source.search(query, window, spec.max_rows)
+        return spec, source.query
+
+    def capability(self, name: str) -> Capability:
+        """Return a capability.
+
+        Raises:
+            NotFound: The environment file names no such capability.
+        """
+        made: Capability = self._port("capability", name, self.environment.capability(name))
+        return made
+
+    def capabilities(self) -> Iterable[str]:
+        """List the names of the capabilities."""
+        return list(self.environment.capabilities)
+
+    async def aclose(self) -> None:
+        """Close everything that was made, in reverse order."""
+        for made in reversed(list(self._made.values())):
+            await made.aclose()
+        self._made.clear()
+
+    def _port(self, word: str, name: str, settings: PortSettings) -> Any:
+        key = f"{word} {name}"
+        if key not in self._made:
+            self._made[key] = _make(key, settings)
+        return self._made[key]
+
+
+def _make(key: str, settings: PortSettings) -> Any:
+    """Build a port from its options; `token` and `password` are references to secrets, `url` may be a file's."""
+    maker = adapter(settings.adapter)
+    options = {name: _option(name, value) for name, value in settings.options.items()}
+    try:
+        inspect.signature(maker).bind(**options)
+    except TypeError as error:
+        raise SettingsError(f"The {key} ({settings.adapter}) cannot be made: {error}.") from error
+    return maker(**options)
+
+
+def _option(name: str, value: Any) -> Any:
+    if name in {"token", "password"}:
+        return secret(str(value))
+    return _address(value.removeprefix("file:")) if name == "url" and str(value).startswith("file:") else value
+
+
+def _address(path: str) -> str:
+    """Read an address from the file in which a service publishes it."""
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise Unreachable(
+            f"No address is published in {path}.", todo="Start the service; for the sandbox: `rbkit sandbox up`."
+        ) from error
