@@ -241,10 +241,10 @@ def _parameter(node: ast.stmt, lines: list[str], index: int) -> ParameterSpec:
         raise ContractError(f"{name!r} is no good name for a parameter ({where}).")
     default = _any_literal(node.value, f"The default of {name} ({where})") if node.value else None
     text = _comment(lines[(node.end_lineno or node.lineno) - 1], node.end_col_offset or 0)
-    unit = _UNIT.search(text)
+    unit, kind = _UNIT.search(text), type_text(node.annotation, where)
     return ParameterSpec(
-        name=name, type=type_text(node.annotation, where), default=default, required=node.value is None,
-        help=text, unit=unit.group(1).rstrip(".") if unit else "",
+        name=name, type=kind, default=default, required=node.value is None,
+        help=text, unit=unit.group(1).rstrip(".") if unit and kind in {"int", "float"} else "",
     )  # fmt: skip
 
 

@@ -3,20 +3,22 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from rbkit.execute.manager import CellManager
 from rbkit.execute.watch import Watch
+
+if TYPE_CHECKING:
+    from rbkit.execute.manager import CellManager
 
 __all__ = ["execute_cells"]
 
 
 def execute_cells(
-    manager: CellManager, kernel_name: str, cwd: Path, variables: dict[str, str], watch: Watch, on_cell: Any
+    manager: "CellManager", kernel_name: str, cwd: Path, variables: dict[str, str], watch: Watch, on_cell: Any
 ) -> str:
     """Execute every code cell until one fails.
 
@@ -47,7 +49,7 @@ def execute_cells(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _client(manager: CellManager, kernel_name: str, cwd: Path, folder: Path) -> NotebookClient:
+def _client(manager: "CellManager", kernel_name: str, cwd: Path, folder: Path) -> NotebookClient:
     kernel = AsyncKernelManager(
         kernel_name=kernel_name, transport="ipc", ip=str(folder / "k"), connection_file=str(folder / "kernel.json")
     )
@@ -60,7 +62,7 @@ def _client(manager: CellManager, kernel_name: str, cwd: Path, folder: Path) -> 
     return client
 
 
-def _cells(client: NotebookClient, manager: CellManager, on_cell: Any) -> str:
+def _cells(client: NotebookClient, manager: "CellManager", on_cell: Any) -> str:
     for index, cell in enumerate(manager.nb.cells):
         if cell.cell_type == "code":
             on_cell(index, cell)

@@ -13,7 +13,7 @@ from typing import Any
 from rbkit import events as ev
 from rbkit.clock import SystemClock
 from rbkit.errors import ParameterError, RefusedInput, RunbookError
-from rbkit.execute.engine import Supervision
+from rbkit.execute.supervise import Supervision
 from rbkit.fold import Moment, RunState
 from rbkit.journal import AUDIT, Journal
 from rbkit.notebook import Runbook
