@@ -11,9 +11,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from rbkit.errors import ContractError, RefusedInput, SettingsError
-from rbkit.values import digest, seconds
+from rbkit.values import canonical, digest, seconds
 
-__all__ = ["Cell", "CheckSpec", "Contract", "ParameterSpec", "StepSpec", "parse", "read_cells", "sections"]
+__all__ = [
+    "Cell", "CheckSpec", "Contract", "ParameterSpec", "StepSpec", "parameter_spec", "parse", "read_cells", "sections",
+    "step_spec", "type_text",
+]  # fmt: skip
 
 _SIMPLE = {"str", "int", "float", "bool", "None"}
 _UNIT = re.compile(r"[,(]\s*([^,()]{1,20}?)\s*\)?\s*$")
@@ -142,10 +145,12 @@ def read_cells(cells: Iterable[Cell]) -> Contract:
 
 def _assemble(cells: list[Cell], trees: list[tuple[Cell, ast.Module]]) -> Contract:
     opened = _opening(trees)
-    return Contract(
+    parameters = tuple(_parameters(trees))
+    _check_injected(trees, {spec.name for spec in parameters})
+    contract = Contract(
         **opened,
         title=_title(cells),
-        parameters=tuple(_parameters(trees)),
+        parameters=parameters,
         checks=tuple(_unique(_checks(trees), "check")),
         steps=tuple(_unique(_steps(trees), "step")),
         signals=tuple(dict.fromkeys(_first_words(trees, "observe"))),
@@ -153,6 +158,21 @@ def _assemble(cells: list[Cell], trees: list[tuple[Cell, ast.Module]]) -> Contra
         rules=tuple(dict.fromkeys(_first_words(trees, "decide"))),
         digest=digest([[list(cell.tags), cell.source] for cell, _ in trees if "injected-parameters" not in cell.tags]),
     )
+    try:
+        contract.model_dump_json()
+    except ValueError as error:
+        raise ContractError("A text of the contract holds a broken character (a lone surrogate).") from error
+    return contract
+
+
+def _check_injected(trees: list[tuple[Cell, ast.Module]], known: set[str]) -> None:
+    """Let papermill's cell hold values only: it is not part of the digest that was approved."""
+    found = [(cell, node) for cell, tree in trees if "injected-parameters" in cell.tags for node in tree.body]
+    for cell, node in found:
+        names = [ast.unparse(target) for target in node.targets] if isinstance(node, ast.Assign) else []
+        if not isinstance(node, ast.Assign) or len(names) != 1 or names[0] not in known:
+            raise ContractError(f"Cell {cell.index} (injected-parameters) holds more than values for parameters.")
+        _any_literal(node.value, f"{names[0]} in cell {cell.index}")
 
 
 def _title(cells: list[Cell]) -> str:
@@ -227,20 +247,23 @@ def _parameters(trees: list[tuple[Cell, ast.Module]]) -> Iterator[ParameterSpec]
     if len(tagged) != 1:
         raise ContractError(f"A runbook has exactly one cell tagged parameters; here are {len(tagged)}.")
     cell, tree = tagged[0]
-    lines = cell.source.splitlines()
-    specs = [_parameter(node, lines, cell.index) for node in tree.body]
-    yield from _unique(specs, "parameter")
+    yield from _unique((parameter_spec(node, cell) for node in tree.body), "parameter")
 
 
-def _parameter(node: ast.stmt, lines: list[str], index: int) -> ParameterSpec:
-    where = f"cell {index}, line {node.lineno}"
+def parameter_spec(node: ast.stmt, cell: Cell) -> ParameterSpec:
+    """Read one line of the parameters cell: `name: type = literal  # Meaning, unit`.
+
+    Raises:
+        ContractError: It is something else; cell and line are named.
+    """
+    where = f"cell {cell.index}, line {node.lineno}"
     if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
         raise ContractError(f"The parameters cell holds something else than `name: type = literal` ({where}).")
     name = node.target.id
-    if keyword.issoftkeyword(name) or name.startswith("_"):
+    if keyword.issoftkeyword(name) or name.startswith("_") or name == "run":
         raise ContractError(f"{name!r} is no good name for a parameter ({where}).")
     default = _any_literal(node.value, f"The default of {name} ({where})") if node.value else None
-    text = _comment(lines[(node.end_lineno or node.lineno) - 1], node.end_col_offset or 0)
+    text = _comment(node, cell.source)
     unit, kind = _UNIT.search(text), type_text(node.annotation, where)
     return ParameterSpec(
         name=name, type=kind, default=default, required=node.value is None,
@@ -251,15 +274,17 @@ def _parameter(node: ast.stmt, lines: list[str], index: int) -> ParameterSpec:
 def _any_literal(node: ast.expr, where: str) -> Any:
     try:
         value = ast.literal_eval(node)
-        digest(value)
+        canonical(value)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, RefusedInput) as error:
         raise ContractError(f"{where} must be a literal that JSON can hold.") from error
     return value
 
 
-def _comment(line: str, column: int) -> str:
-    rest = line.encode()[column:].decode(errors="replace")
-    return rest.partition("#")[2].strip()
+def _comment(node: ast.stmt, source: str) -> str:
+    """Return the comment after a statement; lines are those of Python, which ends none at a form feed."""
+    line = re.split(r"\r\n|\r|\n", source)[(node.end_lineno or node.lineno) - 1]
+    rest = line.encode()[node.end_col_offset or 0 :].decode(errors="replace")
+    return " ".join(rest.partition("#")[2].split())
 
 
 def type_text(node: ast.expr, where: str) -> str:
@@ -288,42 +313,40 @@ def _generic(name: str, inner: ast.expr, where: str) -> str:
     items = inner.elts if isinstance(inner, ast.Tuple) else [inner]
     if name == "dict" and len(items) == 2 and isinstance(items[0], ast.Name) and items[0].id == "str":
         return f"dict[str, {type_text(items[1], where)}]"
-    if name == "Literal" and all(isinstance(i, ast.Constant) and isinstance(i.value, str | int) for i in items):
-        return f"Literal[{', '.join(repr(i.value) for i in items if isinstance(i, ast.Constant))}]"
+    values = [item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str | int)]
+    if name == "Literal" and values and len(values) == len(items):
+        return f"Literal[{', '.join(map(repr, values))}]"
     raise ContractError(f"The type {name}[…] cannot be used for a parameter ({where}).")
 
 
-def _decorated(trees: list[tuple[Cell, ast.Module]]) -> Iterator[tuple[Cell, ast.AsyncFunctionDef, str, ast.Call]]:
+def _decorated(trees: list[tuple[Cell, ast.Module]], words: set[str]) -> Iterator[tuple[Cell, Any, Any, ast.Call]]:
     """Find every function decorated with `@run.step(...)`, `@run.precondition` and so on."""
-    for cell, tree in trees:
-        for node in tree.body:
-            if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef):
-                for mark in node.decorator_list:
-                    call = mark if isinstance(mark, ast.Call) else ast.Call(func=mark, args=[], keywords=[])
-                    if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
-                        if isinstance(node, ast.FunctionDef):
-                            raise ContractError(f"{node.name} in cell {cell.index} must be `async def`.")
-                        yield cell, node, call.func.attr, call
+    functions = [(cell, node) for cell, tree in trees for node in tree.body if hasattr(node, "decorator_list")]
+    for cell, node in functions:
+        for mark in node.decorator_list:
+            call = mark if isinstance(mark, ast.Call) else ast.Call(func=mark, args=[], keywords=[])
+            if isinstance(call.func, ast.Attribute) and call.func.attr in words:
+                if not isinstance(node, ast.AsyncFunctionDef):
+                    raise ContractError(f"{node.name} in cell {cell.index} must be `async def`.")
+                yield cell, node, call.func.attr, call
 
 
 def _checks(trees: list[tuple[Cell, ast.Module]]) -> Iterator[CheckSpec]:
-    for cell, node, word, call in _decorated(trees):
-        if word in {"precondition", "postcondition"}:
-            where = f"{word} {node.name} in cell {cell.index}"
-            within = _keywords(call, {"within": str}, where).get("within")
-            yield CheckSpec(
-                name=node.name, phase=word, sentence=sections(ast.get_docstring(node))["intent"], cell=cell.index,
-                within_s=_duration(within, where) if within else CHECK_WITHIN_S,
-            )  # fmt: skip
+    for cell, node, word, call in _decorated(trees, {"precondition", "postcondition"}):
+        where = f"{word} {node.name} in cell {cell.index}"
+        within = _keywords(call, {"within": str}, where).get("within")
+        yield CheckSpec(
+            name=node.name, phase=word, sentence=sections(ast.get_docstring(node))["intent"],
+            cell=cell.index, within_s=_duration(within, where) if within else CHECK_WITHIN_S,
+        )  # fmt: skip
 
 
 def _steps(trees: list[tuple[Cell, ast.Module]]) -> Iterator[StepSpec]:
-    for cell, node, word, call in _decorated(trees):
-        if word == "step":
-            where = f"step {node.name} in cell {cell.index}"
-            yield step_spec(node.name, ast.get_docstring(node), _keywords(call, _STEP_KEYS, where), where).model_copy(
-                update={"calls": tuple(dict.fromkeys(_capability_calls(node))), "cell": cell.index}
-            )
+    for cell, node, _, call in _decorated(trees, {"step"}):
+        where = f"step {node.name} in cell {cell.index}"
+        yield step_spec(node.name, ast.get_docstring(node), _keywords(call, _STEP_KEYS, where), where).model_copy(
+            update={"calls": tuple(dict.fromkeys(_capability_calls(node))), "cell": cell.index}
+        )
 
 
 def step_spec(name: str, docstring: str | None, given: Mapping[str, Any], where: str) -> StepSpec:

@@ -8,7 +8,7 @@ from rbkit.contract import Cell, Contract, read_cells
 from rbkit.errors import ContractError, NotFound
 from rbkit.values import nearest
 
-__all__ = ["LARGEST", "Runbook", "catalogue", "cells_of", "find", "load", "read_json"]
+__all__ = ["LARGEST", "Runbook", "catalogue", "cells_of", "find", "load", "read_bytes", "read_json"]
 
 LARGEST = 20_000_000
 
@@ -53,14 +53,34 @@ def read_json(path: Path) -> Any:
         NotFound: There is no such file.
         ContractError: It is too large or not JSON.
     """
-    if "://" in str(path) or not path.is_file():
-        raise NotFound(f"There is no notebook {path}.", todo="Give a local .ipynb file or a name from `rbkit list`.")
-    if path.stat().st_size > LARGEST:
-        raise ContractError(f"{path} is larger than {LARGEST // 1_000_000} MB.")
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise ContractError(f"{path} is not a notebook: it is not JSON.") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a local notebook file.
+
+    Raises:
+        NotFound: There is no such file.
+        ContractError: It is too large or cannot be read.
+    """
+    try:
+        found = path.is_file()
+        data = _first(path) if found else b""
+    except OSError as error:
+        raise ContractError(f"{str(path)[:200]} cannot be read: {error.strerror}.") from error
+    if not found:
+        raise NotFound(f"There is no notebook {path}.", todo="Give a local .ipynb file or a name from `rbkit list`.")
+    if len(data) > LARGEST:
+        raise ContractError(f"{path} is larger than {LARGEST // 1_000_000} MB.")
+    return data
+
+
+def _first(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(LARGEST + 1)
 
 
 def cells_of(data: Any, where: str) -> list[Cell]:

@@ -64,6 +64,11 @@ class Layout:
         return {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
 
     @property
+    def url_files(self) -> dict[str, Path]:
+        """The files in which each address is published, for environment files to name."""
+        return {name: self.home / f"{name}.url" for name in self.urls}
+
+    @property
     def token_file(self) -> Path:
         """The file with the bearer token, readable by its owner only."""
         return self.home / "token"

@@ -77,7 +77,14 @@ def up(home: Path, port: int = DEFAULT_PORT) -> Status:
             _start(layout)
         else:
             _await_ready(*found)
+        _publish(found[0] if found else layout)
     return status(home)
+
+
+def _publish(layout: Layout) -> None:
+    """Write every address into a file of its own."""
+    for name, file in layout.url_files.items():
+        file.write_text(layout.urls[name] + "\n")
 
 
 def status(home: Path) -> Status:
@@ -160,7 +167,7 @@ def down(home: Path) -> list[int]:
     layout = Layout(_home(home))
     stopped = _sweep(layout.home)
     if layout.lock_file.exists():
-        for file in (layout.state_file, layout.token_file, layout.members_file):
+        for file in (layout.state_file, layout.token_file, layout.members_file, *layout.url_files.values()):
             file.unlink(missing_ok=True)
     return stopped
 

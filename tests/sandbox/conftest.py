@@ -64,13 +64,14 @@ class World:
         """Return what the balancer says about a member."""
         return dict(self.balancer("GET", f"/members/{name}")[1])
 
-    def metrics(self, path: str, form: bool = False, **parameters: str) -> tuple[int, Any]:
+    def metrics(self, path: str, **parameters: str) -> tuple[int, Any]:
         """Ask the metrics server."""
-        sent = urlencode({name.rstrip("_"): value for name, value in parameters.items()})
-        if form:
-            kind = {"Content-Type": "application/x-www-form-urlencoded"}
-            return self.request(self.layout.metrics, "POST", path, sent, kind)
-        return self.request(self.layout.metrics, "GET", f"{path}?{sent}")
+        return self.request(self.layout.metrics, "GET", f"{path}?{urlencode(parameters)}")
+
+    def metrics_form(self, path: str, **parameters: str) -> tuple[int, Any]:
+        """Ask the metrics server with a form."""
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        return self.request(self.layout.metrics, "POST", path, urlencode(parameters), kind)
 
     def query(self, query: str) -> list[Any]:
         """Return the result of a query."""
@@ -107,8 +108,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A sandbox that runs while the module's tests do."""
     home = tmp_path_factory.mktemp("world") / "sandbox"
     status = lifecycle.up(home, lifecycle.free_base_port())
-    yield World(home, Layout(home.resolve(), status.port))
+    layout = Layout(home.resolve(), status.port)
+    yield World(home, layout)
     lifecycle.down(home)
+    assert "Traceback" not in layout.supervisor_log.read_text()
 
 
 @pytest.fixture

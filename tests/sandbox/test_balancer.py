@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from rbkit.sandbox.balancer import LastMember, Member, Members
+
 from .conftest import World
 
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from rbkit.sandbox.ailments import CRASH_EXIT_CODE
 from rbkit.sandbox.faults import FAULTS
 from rbkit.sandbox.layout import INSTANCES
+
 from .conftest import World
 
 
@@ -19,6 +21,11 @@ def make(world: World, fault: str, target: str | None = None) -> None:
     status, body = world.ask("POST", "/faults", {"fault": fault, "target": target})
     assert status == 200, body
     assert [found["fault"] for found in world.ask("GET", "/faults")[1]["faults"]] == [fault]
+
+
+def fails(world: World, name: str) -> bool:
+    """Tell whether one request to an instance failed."""
+    return bool(world.work(name)[0] == 500)
 
 
 def active(world: World) -> list[Any]:
@@ -86,7 +93,7 @@ def test_bad_deploy_breaks_all_until_v1_is_deployed(healed: World) -> None:
     assert healed.ask("GET", "/deployments/checkout")[1]["version"] == "v2"
     for name in INSTANCES:
         assert healed.samples(name)['app_info{version="v2"}'] == 1
-        healed.until(lambda name=name: healed.work(name)[0] == 500)
+        healed.until(partial(fails, healed, name))
     assert healed.ask("PUT", "/deployments/checkout", {"version": "v1"})[0] == 200
     assert active(healed) == [] and {healed.work(name)[0] for name in INSTANCES} == {200}
 

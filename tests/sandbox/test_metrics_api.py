@@ -42,7 +42,7 @@ def test_get_and_post_answer_the_same(world: World) -> None:
     world.until(lambda: world.query("pool_size"))
     at = str(time.time())
     first = world.metrics(QUERY, query="pool_size", time=at)
-    assert first == world.metrics(QUERY, form=True, query="pool_size", time=at)
+    assert first == world.metrics_form(QUERY, query="pool_size", time=at)
     assert first[1]["status"] == "success" and first[1]["data"]["resultType"] == "vector"
 
 

@@ -87,7 +87,7 @@ def test_an_error_says_where() -> None:
 
 def test_a_hostile_value_stays_a_value() -> None:
     """An escaped quote does not end the string, so a label cannot become a query."""
-    query = parse('up{a="%s"}' % HOSTILE.replace('"', '\\"'))
+    query = parse('up{a="' + HOSTILE.replace('"', '\\"') + '"}')
     assert [matcher.value for matcher in query.matchers] == ["up", HOSTILE]
 
 
