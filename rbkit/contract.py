@@ -321,14 +321,13 @@ def _generic(name: str, inner: ast.expr, where: str) -> str:
 
 def _decorated(trees: list[tuple[Cell, ast.Module]], words: set[str]) -> Iterator[tuple[Cell, Any, Any, ast.Call]]:
     """Find every function decorated with `@run.step(...)`, `@run.precondition` and so on."""
-    functions = [(cell, node) for cell, tree in trees for node in tree.body if hasattr(node, "decorator_list")]
-    for cell, node in functions:
-        for mark in node.decorator_list:
-            call = mark if isinstance(mark, ast.Call) else ast.Call(func=mark, args=[], keywords=[])
-            if isinstance(call.func, ast.Attribute) and call.func.attr in words:
-                if not isinstance(node, ast.AsyncFunctionDef):
-                    raise ContractError(f"{node.name} in cell {cell.index} must be `async def`.")
-                yield cell, node, call.func.attr, call
+    bodies: list[tuple[Cell, Any]] = [(cell, node) for cell, tree in trees for node in tree.body]
+    for cell, node, mark in [(*found, mark) for found in bodies for mark in getattr(found[1], "decorator_list", [])]:
+        call = mark if isinstance(mark, ast.Call) else ast.Call(func=mark, args=[], keywords=[])
+        if isinstance(call.func, ast.Attribute) and call.func.attr in words:
+            if not isinstance(node, ast.AsyncFunctionDef):
+                raise ContractError(f"{node.name} in cell {cell.index} must be `async def`.")
+            yield cell, node, call.func.attr, call
 
 
 def _checks(trees: list[tuple[Cell, ast.Module]]) -> Iterator[CheckSpec]:
@@ -397,7 +396,5 @@ def _word_of(node: ast.expr, method: str) -> str:
 
 
 def _first_words(trees: list[tuple[Cell, ast.Module]], method: str) -> Iterator[str]:
-    for _, tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.expr) and (word := _word_of(node, method)):
-                yield word
+    nodes = (node for _, tree in trees for node in ast.walk(tree) if isinstance(node, ast.expr))
+    return filter(None, (_word_of(node, method) for node in nodes))

@@ -3,7 +3,6 @@
 import asyncio
 
 from rbkit import events as ev
-from rbkit.errors import RunbookError
 from rbkit.fold import Change, RunState
 from rbkit.gate import Gate
 from rbkit.journal import Journal
@@ -26,20 +25,24 @@ async def end(gate: Gate, why: str) -> RunState:
         The closed run.
     """
     journal = gate.journal
-    _end_step(journal, why)
     if journal.state.finished:
         return journal.state
-    if journal.state.state == "rolling_back" or to_undo(journal.state.changes.values()):
+    _end_step(journal, why)
+    if _must_roll_back(journal.state):
         await roll_back(gate, why)
-    state = journal.state
-    journal.append(ev.RunClosed(outcome=outcome_of(state), reason=why))
+    journal.append(ev.RunClosed(outcome=outcome_of(journal.state), reason=why))
     return journal.state
+
+
+def _must_roll_back(state: RunState) -> bool:
+    """Whether something is to be undone; what an ended rollback could not undo stays."""
+    return state.state == "rolling_back" or (state.state != "rolled_back" and bool(to_undo(state.changes.values())))
 
 
 def _end_step(journal: Journal, why: str) -> None:
     """End the step that was running when its process was lost."""
     step = journal.state.running_step
-    if step is None or journal.state.finished:
+    if step is None:
         return
     doubt = any(change.in_doubt for change in journal.state.changes.values() if change.step == step.name)
     kind = ev.StepUnknown if doubt else ev.StepFailed
@@ -81,5 +84,5 @@ async def _undone(gate: Gate, change: Change) -> str:
                 await gate.undo(change)
                 return "undone"
             return "stays" if not change.in_doubt or await gate.settle(change) else "in doubt"
-    except (RunbookError, TimeoutError):
+    except Exception:  # noqa: BLE001 - whatever an adapter raises, the others are undone
         return "left" if change.inverse is not None else "in doubt"

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from rbkit import events as ev
 from rbkit.contract import StepSpec
-from rbkit.errors import AdapterError, GuardRail, IllegalMove, MayHaveActed, Refused, StepUnknown, Unreachable
+from rbkit.errors import AdapterError, GuardRail, IllegalMove, MayHaveActed, NotFound, Refused, StepUnknown, Unreachable
 from rbkit.events import Call, Mode
 from rbkit.fold import Change
 from rbkit.journal import Journal
@@ -42,6 +42,8 @@ class Gate:
     def __init__(self, journal: Journal, world: World, *, mode: Mode = "live", tape: Tape | None = None) -> None:
         self.journal, self.world, self.mode, self._tape = journal, world, mode, tape
         self.weak: list[str] = []
+        self.evidence: list[str] = []
+        self._inherited = list(journal.state.changes) if mode == "resume" else []
 
     @property
     def tape(self) -> Tape:
@@ -80,6 +82,7 @@ class Gate:
         weak = weak or signal.weak
         if weak:
             self.weak.append(weak)
+        self.evidence.append(signal.facts)
         return signal
 
     async def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
@@ -112,12 +115,17 @@ class Gate:
             self.journal.append(recorded)
             return data, recorded.weak
         data = await read_safely(ask, self.journal.clock, name)
-        rows = len(data["rows"]) if isinstance(data, dict) and "rows" in data else len(data)
+        rows = data["rows"] if isinstance(data, dict) and "rows" in data else data
         self.journal.append(
             ev.Observed(
-                name=name, source=source, query=query, arguments=arguments, rows=rows,
-                answer=keep(self.journal.store, data), seconds=self.journal.clock.monotonic() - began,
-            )  # fmt: skip
+                name=name,
+                source=source,
+                query=query,
+                arguments=arguments,
+                rows=len(rows) if isinstance(rows, list) else 1,
+                answer=keep(self.journal.store, data),
+                seconds=self.journal.clock.monotonic() - began,
+            )
         )
         return data, ""
 
@@ -131,17 +139,12 @@ class Gate:
             The change with its state before and after.
 
         Raises:
-            IllegalMove: No step is running.
+            IllegalMove: It is not called from the step that is running.
             GuardRail: The step would touch more targets than it may.
             AdapterError: It was certainly not made.
             StepUnknown: It may have been made.
         """
-        step = current_step.get()
-        if step is None:
-            raise IllegalMove(
-                f"{call} is a change outside a step.", todo="Put it in a function decorated with @run.step(...)."
-            )
-        self._check_targets(step, call)
+        step = self._step(call)
         if self.mode == "replay":
             return self._replayed(call, step.name)
         before = self._earlier(call, step.name)
@@ -170,22 +173,32 @@ class Gate:
         self.journal.append(ev.ChangeDone(key=change.key, how="settled", after=state, seconds=0.0))
         return True
 
-    def _check_targets(self, step: StepSpec, call: Call) -> None:
-        changes = self.journal.state.changes.values()
+    def _step(self, call: Call) -> StepSpec:
+        """Find the step that makes a change; refuse one outside it or beyond its limit."""
+        step, state = current_step.get(), self.journal.state
+        if step is None or state.running_step is None or state.running_step.name != step.name:
+            raise IllegalMove(
+                f"{call} is a change outside a step.", todo="Put it in a function decorated with @run.step(...)."
+            )
+        changes = state.changes.values()
         targets = {change.call.target for change in changes if change.step == step.name and not change.undoes}
         if len(targets | {call.target}) > step.max_targets:
             raise GuardRail(f"Step {step.name} may touch {step.max_targets} target(s); {call} would be one more.")
+        return step
 
     def _earlier(self, call: Call, step: str) -> Change | None:
-        """Find the same call of the same step, made before this process took the run over."""
-        if self.mode != "resume":
-            return None
-        changes = self.journal.state.changes.values()
-        return next((c for c in changes if (c.step, c.call) == (step, call) and c.acted), None)
+        """Take the next same call of the same step that was made before this process took the run over."""
+        changes = self.journal.state.changes
+        for change in (changes[key] for key in self._inherited):
+            if (change.step, change.call) == (step, call) and change.acted:
+                self._inherited.remove(change.key)
+                return change
+        return None
 
     async def _settled(self, change: Change) -> Change:
         if change.state == "done" or await self.settle(change):
             return self.journal.state.changes[change.key]
+        self.journal.append(ev.ChangeFailed(key=change.key, error="NotMade", why="re-read: it does not hold"))
         return await self._made(change.call, change.step)
 
     def _replayed(self, call: Call, step: str) -> Change:
@@ -204,6 +217,8 @@ class Gate:
         adapter = self.world.capability(call.capability)
         before = await self._state(adapter, call)
         plan = adapter.plan(call, before)
+        if not undoes:
+            self._step(call)  # again: changes that are made at once see each other only here
         key = self._key(step)
         facts: dict[str, Any] = {
             "key": key, "step": step, "call": call, "before": before, "after": plan.after, "differs": plan.differs,
@@ -216,6 +231,12 @@ class Gate:
             await self._applied(adapter, call, key, plan, before)
         return self.journal.state.changes[key]
 
+    def _as_planned(self, call: Call) -> dict[str, Any]:
+        """What the steps before would have changed on this target, in a dry run."""
+        planned = [c for c in self.journal.state.changes.values() if c.state == "planned"]
+        same = [c for c in planned if (c.call.capability, c.call.target) == (call.capability, call.target)]
+        return {key: value for change in same for key, value in change.planned.items()}
+
     async def _state(self, adapter: Capability, call: Call) -> dict[str, Any]:
         return await read_safely(lambda: adapter.state(call.target), self.journal.clock, call.capability)
 
@@ -225,7 +246,7 @@ class Gate:
         try:
             already = _holds(plan, before)
             after = before if already else await self._apply_and_verify(adapter, call, key, plan)
-        except (Refused, Unreachable) as error:
+        except (Refused, Unreachable, NotFound) as error:
             self.journal.append(ev.ChangeFailed(key=key, error=type(error).__name__, why=error.what))
             raise
         except BaseException as error:
@@ -233,9 +254,7 @@ class Gate:
             self.journal.append(ev.ChangeUnknown(key=key, error=type(error).__name__, why=why))
             raise
         took = self.journal.clock.monotonic() - began
-        self.journal.append(
-            ev.ChangeDone(key=key, how="already" if already else "applied", after=after, seconds=took)
-        )
+        self.journal.append(ev.ChangeDone(key=key, how="already" if already else "applied", after=after, seconds=took))
 
     async def _apply_and_verify(self, adapter: Capability, call: Call, key: str, plan: Plan) -> dict[str, Any]:
         try:
@@ -251,7 +270,7 @@ class Gate:
         while self.journal.clock.monotonic() < deadline:
             try:
                 state = await adapter.state(call.target)
-            except AdapterError as error:
+            except (AdapterError, NotFound) as error:
                 doubt = f" ({error.what})"
             if state and _holds(plan, state):
                 return state
@@ -284,4 +303,3 @@ def _signal(name: str, spec: Any, data: dict[str, Any]) -> Signal:
         frame[spec.by] = name
     asked_at = datetime.fromisoformat(data["asked_at"])
     return Signal(name, spec.unit, spec.by, frame, asked_at, seconds(spec.stale_after))
-

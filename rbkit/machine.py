@@ -81,8 +81,7 @@ TABLE: dict[str, dict[str, str]] = {
     "rolled_back": _row(
         ("cancel_requested",),
         run_closed_rolled_back=CLOSED,
-        run_closed_aborted=CLOSED,
-        run_closed_unknown=CLOSED,
+        **dict.fromkeys(_LOST, CLOSED),
     ),
     "stuck": _row(
         ("cancel_requested",),

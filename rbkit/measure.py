@@ -102,6 +102,7 @@ async def _until_passed(
 
 async def _once(run: Measured, spec: CheckSpec, check: Callable[[], Awaitable[Any]]) -> tuple[Verdict4, str]:
     run.gate.weak.clear()
+    run.gate.evidence.clear()
     try:
         async with asyncio.timeout(spec.within_s):
             answer = await check()
@@ -111,12 +112,13 @@ async def _once(run: Measured, spec: CheckSpec, check: Callable[[], Awaitable[An
         return "INCONCLUSIVE", error.what
     except Exception as error:  # noqa: BLE001 - whatever a notebook's check raises is a verdict, never a pass
         return "ERROR", f"{type(error).__name__}: {error}"
-    return _judge(answer, run.gate.weak, spec)
+    return _judge(answer, run.gate, spec)
 
 
-def _judge(answer: Any, weak: list[str], spec: CheckSpec) -> tuple[Verdict4, str]:
-    if weak:
-        return "INCONCLUSIVE", "; ".join(dict.fromkeys(weak))
+def _judge(answer: Any, gate: Gate, spec: CheckSpec) -> tuple[Verdict4, str]:
+    if gate.weak:
+        return "INCONCLUSIVE", "; ".join(dict.fromkeys(gate.weak))
     if type(answer).__name__ not in {"bool", "bool_"}:
         return "ERROR", f"{spec.name} returned {answer!r:.80} instead of True or False"
-    return ("PASS", "holds") if answer else ("FAIL", "does not hold")
+    seen = "; ".join(gate.evidence)
+    return ("PASS", seen or "holds") if answer else ("FAIL", f"does not hold{f': {seen}' if seen else ''}")

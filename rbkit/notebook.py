@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rbkit.contract import Cell, Contract, read_cells
-from rbkit.errors import ContractError, NotFound
+from rbkit.errors import ContractError, NotFound, RefusedInput
 from rbkit.values import nearest
 
 __all__ = ["LARGEST", "Runbook", "catalogue", "cells_of", "find", "load", "read_bytes", "read_json"]
@@ -136,7 +136,7 @@ def find(name: str, folder: Path) -> Runbook:
     raise NotFound(f"There is no runbook {name!r} in {folder}.{nearest(name, [b.contract.name for b in books])}")
 
 
-def catalogue(folder: Path) -> tuple[list[Runbook], list[tuple[Path, ContractError]]]:
+def catalogue(folder: Path) -> tuple[list[Runbook], list[tuple[Path, RefusedInput]]]:
     """Read every runbook in a folder.
 
     Args:
@@ -146,10 +146,10 @@ def catalogue(folder: Path) -> tuple[list[Runbook], list[tuple[Path, ContractErr
         The runbooks by name, and the notebooks that are none, each with the reason.
     """
     books: list[Runbook] = []
-    broken: list[tuple[Path, ContractError]] = []
+    broken: list[tuple[Path, RefusedInput]] = []
     for path in sorted(folder.glob("*.ipynb")):
         try:
             books.append(load(path))
-        except ContractError as error:
+        except RefusedInput as error:
             broken.append((path, error))
     return sorted(books, key=lambda book: book.contract.name), broken

@@ -66,7 +66,9 @@ def _shell() -> Any:
 
     shell = get_ipython()
     if shell is None:
-        raise RefusedInput("open_run works in a notebook's kernel.", todo="Use `rbkit run NOTEBOOK`, or open it in JupyterLab.")
+        raise RefusedInput(
+            "open_run works in a notebook's kernel.", todo="Use `rbkit run NOTEBOOK`, or open it in JupyterLab."
+        )
     return shell
 
 
@@ -118,7 +120,9 @@ def _leave_old() -> None:
         run, hooks = _open[-1]
         if not run.state.finished:
             if any(change.acted for change in run.state.changes.values()):
-                raise IllegalMove(f"Run {run.id} is still open and has changed something.", todo="Finish it: run.close().")
+                raise IllegalMove(
+                    f"Run {run.id} is still open and has changed something.", todo="Finish it: run.close()."
+                )
             run.journal.append(ev.RunClosed(outcome="aborted", reason="the runbook was opened again"))
         hooks.remove()
         _open.pop()
@@ -155,4 +159,3 @@ def _opened(settings: Settings, run: Run, environment: Environment, runbook: Run
 
 def _driver(settings: Settings) -> str:
     return settings.driver or ("operator" if os.environ.get("JPY_SESSION_NAME") else "headless")
-

@@ -158,10 +158,16 @@ class Run:
         verdict = decide(load_rules(rules, self._rules), signals, self.parameters)
         self.journal.append(
             ev.Decided(
-                rules=verdict.rules, version=verdict.version, digest=verdict.digest, inputs=verdict.inputs,
-                trace=list(verdict.trace), outcome=verdict.outcome, target=verdict.target, why=verdict.why,
+                rules=verdict.rules,
+                version=verdict.version,
+                digest=verdict.digest,
+                inputs=verdict.inputs,
+                trace=list(verdict.trace),
+                outcome=verdict.outcome,
+                target=verdict.target,
+                why=verdict.why,
                 ends=verdict.ends,
-            )  # fmt: skip
+            )
         )
         self.screen.line("◆", f"{verdict.outcome}: {verdict.why}")
         if verdict.ends == "needs_operator":
@@ -184,15 +190,16 @@ class Run:
         """
         if default not in options:
             raise errors.RefusedInput(f"The default {default!r} is none of {options}.")
-        name = f"{prompt}"
-        if name in self.state.answers:
-            return self.state.answers[name]
-        self.journal.append(ev.Asked(name=name, prompt=prompt, options=options, default=default))
+        if prompt in self.state.answers:
+            return self.state.answers[prompt]
+        self.journal.append(ev.Asked(name=prompt, prompt=prompt, options=options, default=default))
         answer, how, why = self._answer(prompt, options, default)
-        self.journal.append(ev.Answered(name=name, answer=answer, how=how, why=why))
+        self.journal.append(ev.Answered(name=prompt, answer=answer, how=how, why=why))
         return answer
 
     def _answer(self, prompt: str, options: list[str], default: str) -> tuple[str, Any, str]:
+        if self.mode == "dry_run":
+            return default, "default", "a dry run asks nobody"
         try:
             text = input(f"{prompt} [{'/'.join(options)}, Enter = {default}] ").strip() or default
         except (EOFError, RuntimeError, OSError) as error:
@@ -245,7 +252,6 @@ class Run:
 
     def fail_now(self, error: errors.RunEnded) -> errors.RunEnded:
         """Do what `fail` does, from code that cannot await: in a thread with a world of its own."""
-
         if not self.state.finished:
             self.screen.summary(in_thread(self.end_alone(error.what)))
         return _ended(self.state, error)
@@ -309,7 +315,7 @@ def in_thread(work: Coroutine[Any, Any, Any]) -> Any:
     def target() -> None:
         try:
             box.append(asyncio.run(work))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             box.append(error)
 
     thread = threading.Thread(target=target, name="rbkit-ending")

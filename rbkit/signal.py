@@ -15,6 +15,7 @@ __all__ = ["COLORS", "Signal"]
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's colours, told apart by colour-blind readers. Source: https://jfly.uni-koeln.de/color/."""
 _MOST_POINTS = 2_000
+_MOST_FACTS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,16 @@ class Signal:
         if age > self.stale_after_s:
             return f"the newest sample of {self.name} is {human(age)} old"
         return ""
+
+    @property
+    def facts(self) -> str:
+        """What was seen, in one line: the newest value of each series, or how many lines."""
+        if "value" not in self.frame:
+            return f"{self.name} {len(self.frame)} lines"
+        newest = self.latest.sort_values(ascending=False)
+        shown = ", ".join(f"{series} {value:.4g}" for series, value in newest.head(_MOST_FACTS).items())
+        more = f" and {len(newest) - _MOST_FACTS} more" if len(newest) > _MOST_FACTS else ""
+        return f"{self.name} {shown or 'nothing'}{more} {self.unit}".rstrip()
 
     def table(self, rows: int = 20) -> "pd.DataFrame":
         """Summarise each series.

@@ -27,6 +27,10 @@ class Line(Protocol):
         """Show one line."""
 
 
+GRACE_S = 2.0
+"""How long work that is cancelled has to journal what it left in doubt, seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stepper:
     """What a step needs of its run.
@@ -83,9 +87,12 @@ def _start(stepper: Stepper, spec: StepSpec) -> None:
     deadline = journal.clock.now() + timedelta(seconds=spec.timeout_s)
     journal.append(
         ev.StepStarted(
-            step=spec.name, intent=spec.intent, risk=spec.risk, timeout_s=spec.timeout_s,
+            step=spec.name,
+            intent=spec.intent,
+            risk=spec.risk,
+            timeout_s=spec.timeout_s,
             deadline=deadline.isoformat(timespec="microseconds"),
-        )  # fmt: skip
+        )
     )
     stepper.screen.line("◐", f"{spec.name}: {spec.intent}")
 
@@ -147,12 +154,14 @@ def _show_changes(stepper: Stepper, spec: StepSpec, took: float) -> None:
 
 def _difference(change: Change) -> str:
     after = change.after or change.planned
-    keys = [*change.planned, *change.differs]
-    return ", ".join(f"{key} {change.before.get(key)} → {after.get(key, 'new')}" for key in keys)
+    keys = [key for key in change.planned if change.before.get(key) != after.get(key)] + list(change.differs)
+    return ", ".join(f"{key} {change.before.get(key)} → {after.get(key, 'another')}" for key in keys)
 
 
 async def _guarded(stepper: Stepper, spec: StepSpec, work: Callable[[], Awaitable[Any]]) -> Any:
     """Work under the step's deadline while watching for a request to stop."""
+    if stop := stepper.gate.journal.state.cancel:
+        raise errors.Cancelled(f"Stopped: {stop}.")
     token = current_step.set(spec)
     task = asyncio.ensure_future(work())
     watcher = asyncio.ensure_future(_stop_requested(stepper))
@@ -160,20 +169,14 @@ async def _guarded(stepper: Stepper, spec: StepSpec, work: Callable[[], Awaitabl
         done, _ = await asyncio.wait({task, watcher}, timeout=spec.timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if task in done:
             return task.result()
-        raise await _stopped(stepper, spec, task, by_request=watcher in done)
+        if watcher in done:
+            raise errors.Cancelled(f"Stopped: {stepper.gate.journal.state.cancel}.")
+        raise errors.StepUnknown(f"Step {spec.name} took longer than {human(spec.timeout_s)}.")
     finally:
+        current_step.reset(token)
         watcher.cancel()
         task.cancel()
-        current_step.reset(token)
-
-
-async def _stopped(stepper: Stepper, spec: StepSpec, task: "asyncio.Future[Any]", *, by_request: bool) -> Exception:
-    """Cancel the work and say why, once it has journaled what it left in doubt."""
-    task.cancel()
-    await asyncio.wait({task}, timeout=2.0)
-    if by_request:
-        return errors.Cancelled(f"Stopped: {stepper.gate.journal.state.cancel}.")
-    return errors.StepUnknown(f"Step {spec.name} took longer than {human(spec.timeout_s)}.")
+        await asyncio.wait({task}, timeout=GRACE_S)
 
 
 async def _stop_requested(stepper: Stepper) -> None:
@@ -191,7 +194,7 @@ async def _lost(stepper: Stepper, spec: StepSpec, error: BaseException, began: f
     journal.append(kind(step=spec.name, error=type(error).__name__, why=why, seconds=took))
     glyph, word = ("?", "outcome unknown") if doubt else ("✗", "failed")
     stepper.screen.line(glyph, f"{spec.name}: {word}: {why}")
-    ended = errors.StepUnknown if doubt else errors.StepFailed
+    ended: type[errors.RunEnded] = errors.StepUnknown if doubt else errors.StepFailed
     if isinstance(error, KeyboardInterrupt | asyncio.CancelledError | errors.Cancelled):
         ended = errors.Cancelled
         if not journal.state.cancel:

@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,6 @@ from rbkit.values import Secret, nearest
 __all__ = ["Wiring", "adapter", "secret"]
 
 _SECRETS = {"env": "rbkit.adapters.secrets:EnvironmentSecrets", "file": "rbkit.adapters.secrets:FileSecrets"}
-
-
 
 
 def adapter(name: str) -> Callable[..., Any]:
@@ -51,7 +51,7 @@ def secret(reference: str) -> SecretStr:
     if parsed.source not in _SECRETS:
         raise SettingsError(f"There is no secret source {parsed.source!r}.", todo=f"Known: {', '.join(_SECRETS)}.")
     module, _, name = _SECRETS[parsed.source].partition(":")
-    source: SecretSource = getattr(__import__(module, fromlist=[name]), name)()
+    source: SecretSource = getattr(import_module(module), name)()
     return source.fetch(parsed.path)
 
 
@@ -93,10 +93,11 @@ class Wiring:
         return list(self.environment.capabilities)
 
     async def aclose(self) -> None:
-        """Close everything that was made, in reverse order."""
-        for made in reversed(list(self._made.values())):
-            await made.aclose()
-        self._made.clear()
+        """Close everything that was made, in reverse order; one that fails does not keep the others open."""
+        async with AsyncExitStack() as stack:
+            for made in self._made.values():
+                stack.push_async_callback(made.aclose)
+            self._made.clear()
 
     def _port(self, word: str, name: str, settings: PortSettings) -> Any:
         key = f"{word} {name}"
@@ -126,7 +127,7 @@ def _address(path: str) -> str:
     """Read an address from the file in which a service publishes it."""
     try:
         return Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise Unreachable(
             f"No address is published in {path}.", todo="Start the service; for the sandbox: `rbkit sandbox up`."
         ) from error

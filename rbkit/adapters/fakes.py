@@ -38,7 +38,7 @@ class FakeBalancer(LoadBalancer):
 
     async def state(self, target: str) -> dict[str, Any]:
         """Read a member's state."""
-        return _known(self._members, target).model_dump(mode="json")
+        return dict(_known(self._members, target).model_dump(mode="json"))
 
     async def apply(self, call: Call, key: str) -> None:
         """Set a member to drain or ready; the last one that is ready is not drained."""
@@ -63,9 +63,14 @@ class FakeServices(ServiceManager):
         self._pid = 1000
         self._services = {
             name: Service(
-                name=name, service=service, state="running", pid=self._next_pid(), started_at=datetime.now(UTC),
-                version="v1", restarts=0,
-            )  # fmt: skip
+                name=name,
+                service=service,
+                state="running",
+                pid=self._next_pid(),
+                started_at=datetime.now(UTC),
+                version="v1",
+                restarts=0,
+            )
             for service, names in instances.items()
             for name in names
         }
@@ -77,7 +82,7 @@ class FakeServices(ServiceManager):
 
     async def state(self, target: str) -> dict[str, Any]:
         """Read an instance's state."""
-        return _known(self._services, target).model_dump(mode="json")
+        return dict(_known(self._services, target).model_dump(mode="json"))
 
     async def apply(self, call: Call, key: str) -> None:
         """Restart, stop or start an instance; the same key acts once."""

@@ -1,19 +1,23 @@
 """Plain HTTP with a deadline, a size cap and rbkit's errors; every adapter that speaks HTTP goes through here."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import httpx2
 from pydantic import SecretStr
 
-from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, NotFound, Refused, Unreachable
+from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, NotFound, Refused, SecretError, Unreachable
 
 __all__ = ["Http"]
 
 LARGEST = 20_000_000
 _TIMEOUT = httpx2.Timeout(10.0, connect=3.0)
-_NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+_NEVER_SENT = (
+    httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol, httpx2.InvalidURL,
+)  # fmt: skip
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 class Http:
@@ -23,11 +27,16 @@ class Http:
         url: Where it is; redirects are not followed and proxies of the environment are not used.
         name: What it is called in errors.
         token: A bearer token; never shown.
+
+    Raises:
+        SecretError: The token holds a character that no header can carry.
     """
 
     def __init__(self, url: str, name: str, token: SecretStr | None = None) -> None:
         self.name = name
         self._url = url.rstrip("/")
+        if token is not None and not _TOKEN.fullmatch(token.get_secret_value()):
+            raise SecretError(f"The token for {name} is empty or holds a character that no header can carry.")
         self._token = token
         self._client: httpx2.AsyncClient | None = None
 
@@ -51,8 +60,8 @@ class Http:
             raise self._refusal(status, body, BadAnswer)
         return self._json(body)
 
-    async def write(self, method: str, path: str, body: Any = None, key: str = "", timeout_s: float = 15.0) -> Any:
-        """Ask for a change.
+    async def write(self, method: str, path: str, body: Any = None, key: str = "", timeout_s: float = 15.0) -> None:
+        """Ask for a change; what became of it is read from the state, not from the answer.
 
         Args:
             method: POST, PUT or DELETE.
@@ -65,7 +74,7 @@ class Http:
             NotFound: The system answered 404.
             Refused: It answered with another 4xx; it did not act.
             Unreachable: It was never reached.
-            MayHaveActed: It answered 5xx, or nothing usable.
+            MayHaveActed: It answered with a redirect or 5xx, or not at all.
         """
         headers = {"Idempotency-Key": key} if key else {}
         try:
@@ -74,9 +83,8 @@ class Http:
             raise Unreachable(f"{self.name} at {self._url} was not reached: {_words(error)}.") from error
         except (httpx2.HTTPError, BadAnswer) as error:
             raise MayHaveActed(f"{self.name} took {method} {path} and gave no answer: {_words(error)}.") from error
-        if 200 <= status < 300:
-            return self._json(answer)
-        raise self._refusal(status, answer, Refused if 400 <= status < 500 else MayHaveActed)
+        if not 200 <= status < 300:
+            raise self._refusal(status, answer, Refused if 400 <= status < 500 else MayHaveActed)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -69,7 +69,7 @@ class JsonlLogs:
     def _row(self, line: str, where: dict[str, str], window: Window) -> dict[str, Any] | None:
         """Read one line; a line that is no JSON object, such as one half written, is no log line."""
         try:
-            data = json.loads(line)
+            data = json.loads(_clean(line))
             moment = datetime.fromisoformat(data[self._time])
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
@@ -79,6 +79,14 @@ class JsonlLogs:
         rest = {k: v for k, v in data.items() if k not in {self._time, self._level, self._message}}
         level, message = str(data.get(self._level, "")), str(data.get(self._message, ""))
         return {"time": moment, "level": level, "message": message, "attributes": rest}
+
+
+def _clean(line: str) -> str:
+    """Replace lone surrogates, which JSON can escape and nothing else can hold."""
+    if "\\ud" not in line.lower():
+        return line
+    text = json.dumps(json.loads(line), ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()
 
 
 def _time(row: dict[str, Any]) -> datetime:

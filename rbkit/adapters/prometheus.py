@@ -45,7 +45,10 @@ class Prometheus:
             "query": query, "start": f"{window.start.timestamp():.3f}", "end": f"{window.end.timestamp():.3f}",
             "step": f"{window.step_s:g}",
         })  # fmt: skip
-        return _frame(_series(answer, self._max_series))
+        try:
+            return _frame(_series(answer, self._max_series))
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise BadAnswer("Prometheus answered in a form that its API does not document.") from error
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -53,12 +56,9 @@ class Prometheus:
 
 
 def _series(answer: Any, most: int) -> list[Any]:
-    try:
-        if answer["status"] != "success" or answer["data"]["resultType"] != "matrix":
-            raise BadAnswer(f"Prometheus did not answer with a range: {str(answer)[:200]}")
-        series: list[Any] = answer["data"]["result"]
-    except (TypeError, KeyError) as error:
-        raise BadAnswer("Prometheus answered in a form that its API does not document.") from error
+    if answer["status"] != "success" or answer["data"]["resultType"] != "matrix":
+        raise BadAnswer(f"Prometheus did not answer with a range: {str(answer)[:200]}")
+    series: list[Any] = answer["data"]["result"]
     if len(series) > most:
         raise BadAnswer(f"The query matches {len(series)} series; the limit is {most}.", todo="Narrow the selector.")
     return series
@@ -67,17 +67,21 @@ def _series(answer: Any, most: int) -> list[Any]:
 def _frame(series: list[Any]) -> "pd.DataFrame":
     import pandas as pd
 
-    try:
-        parts = [
-            {**one["metric"], "time": moment, "value": float(value)} for one in series for moment, value in one["values"]
-        ]
-    except (TypeError, KeyError, ValueError) as error:
-        raise BadAnswer("Prometheus answered in a form that its API does not document.") from error
+    parts = [
+        {**_labels(one["metric"]), "time": moment, "value": float(value)}
+        for one in series
+        for moment, value in one["values"]
+    ]
     frame = pd.DataFrame(parts, columns=None if parts else ["time", "value"])
-    frame = frame.rename(columns={"__name__": "metric"})
     frame["time"] = pd.to_datetime(frame["time"].astype("float64"), unit="s", utc=True).astype("datetime64[ns, UTC]")
     frame["value"] = frame["value"].astype("float64")
     labels = sorted(set(frame.columns) - {"time", "value"})
     frame[labels] = frame[labels].fillna("").astype(str)
     ordered: pd.DataFrame = frame[["time", "value", *labels]].sort_values(["time", *labels], ignore_index=True)
     return ordered
+
+
+def _labels(metric: dict[str, Any]) -> dict[str, Any]:
+    """Call the metric's name `metric`, unless a label is called so."""
+    labels = {key: value for key, value in metric.items() if key != "__name__"}
+    return {"metric": metric["__name__"], **labels} if "__name__" in metric else labels

@@ -29,11 +29,11 @@ class SandboxBalancer(LoadBalancer):
     async def members(self, service: str) -> list[Member]:
         """List the members of a service."""
         answer = await self._http.read("/members", {"service": service})
-        return [_model(Member, item) for item in answer["members"]]
+        return _models(Member, answer, "members")
 
     async def state(self, target: str) -> dict[str, Any]:
         """Read a member's state."""
-        return _model(Member, await self._http.read(_path("members", target))).model_dump(mode="json")
+        return dict(_model(Member, await self._http.read(_path("members", target))).model_dump(mode="json"))
 
     async def apply(self, call: Call, key: str) -> None:
         """Set a member to drain or ready."""
@@ -59,11 +59,11 @@ class SandboxServices(ServiceManager):
     async def instances(self, service: str) -> list[Service]:
         """List the instances of a service."""
         answer = await self._http.read("/services")
-        return [_model(Service, item) for item in answer["services"] if item.get("service") == service]
+        return [found for found in _models(Service, answer, "services") if found.service == service]
 
     async def state(self, target: str) -> dict[str, Any]:
         """Read an instance's state."""
-        return _model(Service, await self._http.read(_path("services", target))).model_dump(mode="json")
+        return dict(_model(Service, await self._http.read(_path("services", target))).model_dump(mode="json"))
 
     async def apply(self, call: Call, key: str) -> None:
         """Restart, stop or start an instance."""
@@ -78,6 +78,12 @@ def _path(kind: str, target: str) -> str:
     from urllib.parse import quote
 
     return _ADDRESS.format(kind, quote(target, safe=""))
+
+
+def _models(kind: Any, answer: Any, name: str) -> list[Any]:
+    if not isinstance(answer, dict) or not isinstance(answer.get(name), list):
+        raise BadAnswer(f"The sandbox did not list its {name}.")
+    return [_model(kind, item) for item in answer[name]]
 
 
 def _model(kind: Any, data: Any) -> Any:

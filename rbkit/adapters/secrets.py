@@ -39,19 +39,19 @@ class FileSecrets:
     """Secrets in files, such as those an orchestrator mounts: `file:PATH`."""
 
     def fetch(self, path: str) -> SecretStr:
-        """Fetch one secret; a newline at its end is not part of it.
+        """Fetch one secret; line ends after it are not part of it.
 
         Raises:
-            SecretError: The file cannot be read, is empty, too large, not text, or readable by everybody.
+            SecretError: The file cannot be read, is no file, empty, too large, not text, or readable by everybody.
         """
-        file = Path(path).expanduser()
         try:
+            file = Path(path).expanduser()
             mode, size = file.stat().st_mode, file.stat().st_size
-            value = file.read_text(encoding="utf-8").rstrip("\n") if size <= _LARGEST else ""
-        except (OSError, UnicodeDecodeError) as error:
+            value = file.read_text(encoding="utf-8").rstrip("\r\n") if file.is_file() and size <= _LARGEST else ""
+        except (OSError, ValueError, RuntimeError) as error:
             raise SecretError(f"The secret file {path} cannot be read: {type(error).__name__}.") from error
         if mode & 0o004:
             raise SecretError(f"The secret file {path} may be read by everybody.", todo=f"chmod o-r {path}")
         if not value:
-            raise SecretError(f"The secret file {path} is empty or larger than {_LARGEST} bytes.")
+            raise SecretError(f"The secret file {path} is no file, empty or larger than {_LARGEST} bytes.")
         return SecretStr(value)

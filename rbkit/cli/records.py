@@ -104,7 +104,7 @@ def verified(context: Context, what: str) -> None:
 
 
 def _tell(state: RunState, notes: list[str]) -> None:
-    output.line(f"✓ {headline(state)}: {len(state.timeline)} entries, none changed")
+    output.line(f"✓ verified: {len(state.timeline)} entries, none changed · {headline(state)}")
     for note in notes:
         output.say(f"  {note}")
 

@@ -5,8 +5,6 @@ import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-import psutil
-
 from rbkit import events as ev
 from rbkit.errors import IllegalMove, StoreUnavailable
 from rbkit.execute.processes import interrupt, kill_all
@@ -29,14 +27,13 @@ class Watch:
     Args:
         journal: The run's journal, as this thread sees it.
         progress: Called with every new event.
-        stop: Set by a signal handler; its reason is in `reason`.
+        budget_s: The longest the run may take, seconds.
     """
 
     def __init__(self, journal: Journal, progress: Progress, budget_s: float) -> None:
         self._journal, self._progress, self._budget_s = journal, progress, budget_s
         self._pid = 0
         self._told = 0
-        self._below: set[psutil.Process] = set()
         self._over = threading.Event()
         self._late_since: datetime | None = None
         self._interrupted = False
@@ -56,7 +53,7 @@ class Watch:
         if self._thread.is_alive():
             self._thread.join()
         if self._pid:
-            kill_all(self._pid, self._below)
+            kill_all(self._pid, self._journal.run)
         self.tell()
 
     def ask_to_stop(self, reason: str) -> None:
@@ -76,14 +73,10 @@ class Watch:
                 self._look()
             except StoreUnavailable as error:
                 self.trouble = error.what
-            except psutil.Error:
-                continue
 
     def _look(self) -> None:
         self.tell()
         state = self._journal.state
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._below |= set(psutil.Process(self._pid).children(recursive=True))
         self._pass_on(state)
         self._climb(state)
 
@@ -112,7 +105,7 @@ class Watch:
             interrupt(self._pid)
         elif waited > grace:
             self.killed = late
-            kill_all(self._pid, self._below)
+            kill_all(self._pid, self._journal.run)
 
     def _late(self, state: RunState) -> str:
         if state.finished:

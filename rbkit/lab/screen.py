@@ -48,7 +48,7 @@ class NotebookScreen:
 
     def summary(self, state: RunState) -> None:
         """Show how the run ended, glue its scraps, and embed the journal where nobody else does."""
-        display(Markdown(markdown(state)))
+        display(Markdown(markdown(state)))  # type: ignore[no-untyped-call]
         glue("outcome", state.outcome)
         glue("run", state.run)
         glue("durations", _durations(state))
@@ -72,7 +72,7 @@ def glue(name: str, data: Any) -> None:
 
     Source: scrapbook 0.5.0, scrapbook/schemas/scrap.v1.json
     """
-    display(
+    display(  # type: ignore[no-untyped-call]
         {"application/scrapbook.scrap.json+json": {"name": name, "data": data, "encoder": "json", "version": 1}},
         metadata={"scrapbook": {"name": name, "data": True, "display": False}},
         raw=True,
@@ -83,7 +83,7 @@ def embed(entries: list[Entry], title: str) -> None:
     """Put the journal into the cell's output, so that the lone file can be folded back and checked."""
     data = {"journal": [entry.model_dump(mode="json") for entry in entries]}
     text = f"{title}\njournal of {len(entries)} entries; `rbkit record verify FILE` checks it"
-    display({JOURNAL_MIME: data, "text/plain": text}, raw=True)
+    display({JOURNAL_MIME: data, "text/plain": text}, raw=True)  # type: ignore[no-untyped-call]
 
 
 def _durations(state: RunState) -> dict[str, float]:

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import html
-import json
 import math
 import re
 from array import array
@@ -26,17 +25,25 @@ _MOST_ROWS = 50
 _DEEPEST = 20
 _LARGEST = 1e300
 
-_TAGS = set(
-    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img ins kbd li"
-    " mark ol p pre q s samp small span strong sub summary sup table tbody td tfoot th thead tr u ul var".split()
-)
-_GONE = set("iframe math noembed noframes noscript object script select style svg template textarea title xmp".split())
+
+def _words(listed: str) -> frozenset[str]:
+    return frozenset(listed.split())
+
+
+_TAGS = _words("""
+    a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img ins kbd li
+    mark ol p pre q s samp small span strong sub summary sup table tbody td tfoot th thead tr u ul var
+""")
+_GONE = _words("""
+    iframe math noembed noframes noscript object script select style svg template textarea title xmp
+""")
 _ATTRIBUTES = {
     "a": {"href", "title"}, "abbr": {"title"}, "img": {"alt", "src", "title"}, "ol": {"start"},
     "td": {"colspan", "rowspan", "style"}, "th": {"colspan", "rowspan", "scope", "style"},
 }  # fmt: skip
 _IMAGE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
 _LINK = re.compile(r"(?:https?://|mailto:)[^\s\\]+", re.IGNORECASE)
+_TABLE = re.compile(r"<table[^>]*>")
 _IMAGE_TYPES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,2000}(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -59,7 +66,7 @@ _CLEANER = nh3.Cleaner(
     clean_content_tags=_GONE,
     attributes=_ATTRIBUTES,
     attribute_filter=_attribute,
-    allowed_classes={"span": {"good", "bad", "warn", "calm"}},
+    allowed_classes={"span": {"good", "bad", "warn", "calm"}, "table": {"dataframe"}},
     filter_style_properties={"text-align"},
     url_schemes={"data", "http", "https", "mailto"},
     url_relative="deny",
@@ -79,7 +86,7 @@ def sanitized(source: str) -> Markup:
         HTML for the page; every table lies in a box of its own that scrolls.
     """
     safe = _CLEANER.clean(source)
-    safe = safe.replace("<table>", '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>')
+    safe = _TABLE.sub(r'<div class="scroll" role="region" aria-label="Table" tabindex="0">\g<0>', safe)
     return Markup(safe.replace("</table>", "</table></div>"))  # noqa: S704 - nh3 wrote it
 
 
@@ -107,7 +114,8 @@ def within(source: str, most: int) -> str:
     if len(source) <= most:
         return source
     half = most // 2
-    return f"{source[:half]}\n… {len(source) - 2 * half:,} characters left out; the notebook holds them …\n{source[-half:]}"
+    missing = f"… {len(source) - 2 * half:,} characters left out; the notebook holds them …"
+    return f"{source[:half]}\n{missing}\n{source[-half:]}"
 
 
 def _shown(source: str) -> str:
@@ -225,16 +233,16 @@ class Figure:
 
 
 _TYPES = {"scatter", "bar", "pie"}
-_TRACE = set(
-    "type x y x0 dx y0 dy name mode line marker text textposition textinfo texttemplate textfont hovertemplate hoverinfo"
-    " hovertext customdata fill fillcolor opacity orientation xaxis yaxis legendgroup showlegend visible stackgroup"
-    " groupnorm error_x error_y connectgaps labels values hole sort direction base width offset offsetgroup"
-    " alignmentgroup cliponaxis insidetextanchor pull rotation xhoverformat yhoverformat".split()
-)
-_LAYOUT = set(
-    "title showlegend legend height hovermode barmode bargap bargroupgap barnorm annotations shapes margin colorway"
-    " separators grid uniformtext piecolorway font".split()
-)
+_TRACE = _words("""
+    type x y x0 dx y0 dy name mode line marker text textposition textinfo texttemplate textfont hovertemplate hoverinfo
+    hovertext customdata fill fillcolor opacity orientation xaxis yaxis legendgroup showlegend visible stackgroup
+    groupnorm error_x error_y connectgaps labels values hole sort direction base width offset offsetgroup
+    alignmentgroup cliponaxis insidetextanchor pull rotation xhoverformat yhoverformat
+""")
+_LAYOUT = _words("""
+    title showlegend legend height hovermode barmode bargap bargroupgap barnorm annotations shapes margin colorway
+    separators grid uniformtext piecolorway font
+""")
 _AXIS = re.compile(r"[xy]axis\d{0,3}")
 _NEVER = {"href", "image", "images", "source", "src", "template", "url"}
 _FETCHES = re.compile(r"url\s*\(|^\s*(?:data|javascript|vbscript|file|blob):", re.IGNORECASE)
@@ -318,8 +326,8 @@ def _row(trace: Mapping[str, Any], place: int) -> Row:
     values = _values(found)
     numbers = [item for item in values if isinstance(item, int | float) and math.isfinite(item)]
     name = _plain(trace.get("name")) or f"series {place}"
-    ends = [_number(pick(numbers)) if numbers else "–" for pick in (min, max)]
-    return Row(name, _last(values), *ends, len(values))
+    least, most = (_number(min(numbers)), _number(max(numbers))) if numbers else ("–", "–")
+    return Row(name, _last(values), least, most, len(values))
 
 
 def _last(values: list[Any]) -> str:

@@ -140,7 +140,7 @@ _TELL: dict[type, Any] = {
     ev.CheckEnded: lambda e: f"{e.phase} {e.name}: {e.verdict}: {e.why}",
     ev.CheckSkipped: lambda e: f"{e.phase} {e.name} skipped: {e.why}",
     ev.Observed: lambda e: f"observed {e.name}: {e.rows} rows in {human(e.seconds)} from {e.source}",
-    ev.Decided: lambda e: f"decided {e.outcome}{f' for {e.target}' if e.target else ''} by {e.rules} {e.version}",
+    ev.Decided: lambda e: f"decided {e.outcome}{_weight(e)} by rules {e.rules} {e.version}: {e.why}",
     ev.StepStarted: lambda e: f"step {e.step} began (risk {e.risk}, at most {human(e.timeout_s)}): {e.intent}",
     ev.StepDone: lambda e: f"step {e.step} done in {human(e.seconds)}",
     ev.StepPlanned: lambda e: f"step {e.step} planned (dry run)",
@@ -162,6 +162,12 @@ _TELL: dict[type, Any] = {
     ev.RecordSealed: lambda e: f"record sealed, {len(e.cells)} cells",
     ev.InputRefused: lambda e: f"refused {e.runbook} {e.field}: {e.why}",
 }
+
+
+def _weight(event: ev.Decided) -> str:
+    """Name the target of a decision and the numbers that weighed."""
+    row = next((row for row in event.trace if row["holds"] and row["series"] == event.target), None)
+    return f" for {event.target} ({row['value']:g}, limit {row['limit']:g})" if row else ""
 
 
 def _way_back(event: ev.ChangeIntended | ev.ChangePlanned) -> str:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class SqliteStore:
         self.path = home / "rbkit.db"
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            _create(self.path)
         except OSError as error:
             raise StoreUnavailable(f"The store {self.path} cannot be opened: {error.strerror}.") from error
         self._engine = _engine(self.path)
@@ -107,6 +107,18 @@ def _entry(row: dict[str, Any]) -> Entry:
     if not isinstance(row["event"], dict):
         row["event"] = {"damaged": str(row["event"])}
     return Entry.model_construct(**row)
+
+
+def _create(path: Path) -> None:
+    """Make the file for its owner only, and never open one that is there.
+
+    Closing any descriptor of a database's file drops this process's POSIX locks on it, and with them the
+    protection of every connection that is open: the file gets corrupted.
+    Source: https://www.sqlite.org/howtocorrupt.html, section 2.2
+    """
+    if not path.exists():
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _engine(path: Path) -> Engine:

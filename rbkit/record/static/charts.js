@@ -19,8 +19,12 @@
       autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 13, color: ink },
       hoverlabel: { bgcolor: colour("--surface"), bordercolor: colour("--line"), font: { color: ink } },
-      legend: { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: -0.22, yanchor: "top" },
-      margin: { l: 8, r: 8, t: layout.title ? 44 : 12, b: 8 },
+      legend: { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: 0, yanchor: "bottom", yref: "container" },
+      margin: { l: 8, r: 8, t: 12, b: 8 },
+      title: {
+        text: layout.title?.text ?? layout.title ?? "", font: { size: 15 }, automargin: true,
+        x: 0, xref: "container", xanchor: "left", y: 1, yref: "container", yanchor: "top", pad: { t: 4, b: 8 },
+      },
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
     };
     for (const key of new Set(["xaxis", "yaxis", ...Object.keys(layout)])) {

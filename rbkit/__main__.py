@@ -1,0 +1,5 @@
+"""`python -m rbkit`."""
+
+from rbkit.cli import main
+
+main()

@@ -1,0 +1,191 @@
+"""What the tests share: a world in memory on a clock that stands still, and a real sandbox."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rbkit import events as ev
+from rbkit.adapters.fakes import FakeBalancer, FakeMetrics, FakeServices
+from rbkit.clock import FakeClock
+from rbkit.contract import CheckSpec, Contract, StepSpec
+from rbkit.events import Call, Mode
+from rbkit.fold import RunState
+from rbkit.gate import Gate, current_step
+from rbkit.journal import Journal
+from rbkit.run import Run
+from rbkit.sandbox import lifecycle
+from rbkit.sandbox.layout import INSTANCES, Layout
+from rbkit.settings import Environment
+from rbkit.stores.memory import MemoryStore
+from rbkit.tape import Tape
+from rbkit.wiring import Wiring
+
+RUN = "20260101-000000-aaaaaa"
+QUERY = 'memory{service="checkout"}'
+ENVIRONMENT = Environment.model_validate(
+    {
+        "name": "test",
+        "sources": {"metrics": {"adapter": "fake"}},
+        "signals": {"memory": {"source": "metrics", "query": "memory{service=$service}", "unit": "MB"}},
+        "capabilities": {"balancer": {"adapter": "fake"}, "services": {"adapter": "fake"}},
+    }
+)
+
+
+@dataclass
+class ListScreen:
+    """A screen that remembers what it showed."""
+
+    lines: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+
+    def plan(self, run: Run) -> None:
+        """Remember that the plan was shown."""
+        self.lines.append(f"plan of {run.contract.name}")
+
+    def line(self, glyph: str, text: str) -> None:
+        """Remember one line."""
+        self.lines.append(f"{glyph} {text}")
+
+    def summary(self, state: RunState) -> None:
+        """Remember how the run ended."""
+        self.ended.append(state.outcome)
+
+
+@dataclass
+class Rig:
+    """A world in memory: a store, a clock, two capabilities and a source of metrics."""
+
+    store: MemoryStore = field(default_factory=MemoryStore)
+    clock: FakeClock = field(default_factory=FakeClock)
+    balancer: Any = field(default_factory=lambda: FakeBalancer({"checkout": INSTANCES}))
+    services: Any = field(default_factory=lambda: FakeServices({"checkout": INSTANCES}))
+    metrics: Any = field(default_factory=lambda: FakeMetrics({}))
+    screen: ListScreen = field(default_factory=ListScreen)
+    rules: Path = Path()
+
+    def world(self) -> Wiring:
+        """Wire the fakes by the names of the environment file."""
+        ports = {"capability balancer": self.balancer, "capability services": self.services}
+        return Wiring(ENVIRONMENT, {"source metrics": self.metrics, **ports})
+
+    def journal(self, run: str = RUN, source: str = "kernel") -> Journal:
+        """See a run's journal as one more process does."""
+        return Journal(self.store, run, source, actor="os:test", clock=self.clock)
+
+    def gate(self, mode: Mode = "live", *, run: str = RUN, tape: str = "") -> Gate:
+        """Make one more gate on a run."""
+        recorded = Tape(self.store, self.journal(tape).entries) if tape else None
+        return Gate(self.journal(run), self.world(), mode=mode, tape=recorded)
+
+    def open(self, mode: Mode = "live", *, run: str = RUN, tape: str = "") -> Gate:
+        """Open a run and return its gate."""
+        gate = self.gate(mode, run=run, tape=tape)
+        gate.journal.append(
+            ev.RunOpened(
+                runbook="test", version="1", owner="me", mode=mode, environment="test", environment_digest="",
+                digest="", contract={}, parameters={}, driver="headless", host="h", pid=1, notebook="", budget_s=60,
+            )  # fmt: skip
+        )
+        return gate
+
+    def run(self, mode: Mode = "live", *, run: str = RUN, tape: str = "", **more: Any) -> Run:
+        """Open a run as a notebook holds it."""
+        steps = more.pop("steps", ())
+        checks = more.pop("checks", ())
+        contract = Contract(name="test", version="1", owner="me", budget_s=60, digest="", steps=steps, checks=checks)
+        return Run(
+            contract, complete=True, parameters={"environment": "test", "limit": 300.0},
+            gate=self.open(mode, run=run, tape=tape), approvals=more.pop("approvals", {"high": 1}), rules=self.rules,
+            screen=self.screen, fresh_world=self.world,
+        )  # fmt: skip
+
+    def started(self, mode: Mode = "live", **more: Any) -> Gate:
+        """Open a run whose step `work` has begun."""
+        gate = self.open(mode, **more)
+        gate.journal.append(ev.StepStarted(step="work", intent="", risk="low", timeout_s=60, deadline=""))
+        return gate
+
+    def change(self, gate: Gate, action: str, target: str = "checkout-1", **limits: Any) -> Any:
+        """Make a change as the step `work` does."""
+        capability = "services" if action in {"restart", "stop", "start"} else "balancer"
+        call = Call(capability=capability, action=action, target=target)
+        return asyncio.run(self.as_step(gate.change(call), **limits))
+
+    @staticmethod
+    async def as_step(work: Coroutine[Any, Any, Any], **limits: Any) -> Any:
+        """Await something inside the step `work`."""
+        token = current_step.set(StepSpec(name="work", intent="", timeout_s=60, **limits))
+        try:
+            return await work
+        finally:
+            current_step.reset(token)
+
+    def samples(self, *values: float, age_s: float = 0.0, instance: str = "checkout-1") -> None:
+        """Let the metrics answer these values, one a second, the newest as old as said."""
+        newest = self.clock.now() - timedelta(seconds=age_s)
+        times = [newest - timedelta(seconds=len(values) - 1 - place) for place in range(len(values))]
+        frame = pd.DataFrame({"time": times, "value": list(values), "instance": instance})
+        self.metrics.frames[QUERY] = frame.astype({"time": "datetime64[ns, UTC]", "value": "float64"})
+
+    def kinds(self, run: str = RUN) -> list[str]:
+        """List the kinds of a run's events."""
+        return [entry.event["kind"] for entry in self.store.read(run)]
+
+    def events(self, kind: str, run: str = RUN) -> list[dict[str, Any]]:
+        """List a run's events of one kind."""
+        return [entry.event for entry in self.store.read(run) if entry.event["kind"] == kind]
+
+    def states(self, service: str = "checkout") -> dict[str, str]:
+        """Tell what the balancer does with each member."""
+        return {member.name: member.state for member in asyncio.run(self.balancer.members(service))}
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    """A world in memory."""
+    return Rig(rules=tmp_path)
+
+
+@pytest.fixture
+def check_spec() -> Callable[..., CheckSpec]:
+    """Describe a check named `ok`."""
+    return lambda phase="precondition", within=30.0: CheckSpec(name="ok", phase=phase, sentence="", within_s=within)
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
+    """A real sandbox for the whole session."""
+    home = tmp_path_factory.mktemp("rbkit") / "sandbox"
+    status = lifecycle.up(home, lifecycle.free_base_port())
+    yield Layout(home.resolve(), status.port)
+    lifecycle.down(home)
+
+
+@pytest.fixture
+def well(sandbox: Layout) -> Iterator[Layout]:
+    """The session's sandbox, made well again after the test."""
+    yield sandbox
+    lifecycle.heal(sandbox.home)
+    until(lambda: all(m["healthy"] and m["state"] == "ready" for m in lifecycle.status(sandbox.home).members))
+
+
+def until(condition: Callable[[], object], within_s: float = 25.0) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Callable[..., None]:
+    """Wait until a condition holds."""
+    return until
