@@ -16,7 +16,7 @@ Ends = Literal["", "not_applicable", "needs_operator"]
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Threshold(_Value):
@@ -61,6 +61,11 @@ class RuleSet(_Value):
     summary: str
     rules: tuple[Rule, ...] = Field(min_length=1)
     otherwise: Otherwise
+
+    def model_post_init(self, context: Any) -> None:
+        """Refuse two rules of one name: the trace names rules."""
+        if len({rule.name for rule in self.rules}) < len(self.rules):
+            raise ValueError("two rules have the same name")
 
 
 class Verdict(_Value):
@@ -109,7 +114,7 @@ def load_rules(name: str, folder: Path) -> RuleSet:
 
     Raises:
         NotFound: There is no such file.
-        SettingsError: It is not YAML or not a rule set; the key is named.
+        SettingsError: It cannot be read, is not YAML or not a rule set; the key is named.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -120,7 +125,7 @@ def load_rules(name: str, folder: Path) -> RuleSet:
     try:
         data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         return RuleSet.model_validate({"name": name, **data} if isinstance(data, dict) else data)
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (OSError, YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"{path} is not good YAML: {' '.join(str(error).split())[:300]}") from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -141,11 +146,15 @@ def decide(rules: RuleSet, signals: Mapping[str, Signal], parameters: Mapping[st
 
     Raises:
         NotFound: A rule names a signal or parameter that is not there.
+        SettingsError: A rule compares something that is no number.
     """
     used = list(dict.fromkeys(rule.when.signal for rule in rules.rules))
     missing = [name for name in used if name not in signals]
     if missing:
         raise NotFound(f"Rules {rules.name} need the signal {missing[0]!r}.", todo=f"Pass {missing[0]}=….")
+    wordy = [name for name in used if "value" not in signals[name].frame]
+    if wordy:
+        raise SettingsError(f"Rules {rules.name} compare numbers; the signal {wordy[0]!r} has none.")
     weak = [signals[name].weak for name in used if signals[name].weak]
     trace = [] if weak else [row for rule in rules.rules for row in _rows(rule, signals, parameters)]
     held = next((row for row in trace if row["holds"]), None)
@@ -171,8 +180,14 @@ def _limit(value: float | str, parameters: Mapping[str, Any]) -> float:
     if isinstance(value, str):
         if value not in parameters:
             raise NotFound(f"A rule names the parameter {value!r}, which the runbook has not.")
-        return float(parameters[value])
+        return _number(value, parameters[value])
     return value
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SettingsError(f"A rule compares with the parameter {name!r}, which is no number.")
+    return float(value)
 
 
 def _rows(rule: Rule, signals: Mapping[str, Signal], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,17 +1,19 @@
 """State is a fold over the journal's events: one function per kind of event, nothing kept beside it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from rbkit import events as ev
-from rbkit.events import Call, Entry, Event
+from rbkit.entries import Entry
+from rbkit.errors import IllegalMove
+from rbkit.events import Call, Event
 from rbkit.machine import FINISHED, after
 
 __all__ = ["Change", "Check", "Decision", "Moment", "RunState", "Step", "fold"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Change:
     """A change and what became of it."""
 
@@ -30,6 +32,23 @@ class Change:
     why: str = ""
     at: str = ""
     undone: bool = False
+
+    def __repr__(self) -> str:
+        """Say what it is in one line."""
+        return f"{self.call}: {self.how or self.state}, {self.moved}"
+
+    def _repr_markdown_(self) -> str:
+        """Show it in a notebook."""
+        undo = f"undo by `{self.inverse}`" if self.inverse else f"cannot be undone: {self.irreversible}"
+        return f"**{self.call}** · {self.how or self.state} · {self.moved} · {undo}"
+
+    @property
+    def moved(self) -> str:
+        """What is different, as `key before → after`; `nothing` when it held already."""
+        after = self.after if self.after is not None else self.planned
+        keys = [key for key in self.planned if self.before.get(key) != after.get(key)] + list(self.differs)
+        moves = [f"{key} {self.before.get(key)} → {after.get(key, 'another')}" for key in keys]
+        return ", ".join(moves) or "nothing changed"
 
     @property
     def acted(self) -> bool:
@@ -123,13 +142,26 @@ class RunState:
         """The step that is in progress, if any."""
         return next((step for step in self.steps.values() if step.state == "running"), None)
 
+    def check(self, event: Event) -> str:
+        """Return the lifecycle state that an event leads to, and change nothing.
+
+        Raises:
+            IllegalMove: The lifecycle does not allow it here, or it speaks of something that never began.
+        """
+        following = after(self.state, event.move)
+        known, name = _spoken_of(self, event)
+        if name and name not in known:
+            word = event.kind.replace("_", " ")
+            raise IllegalMove(f"Nothing named {name!r} has begun in this run, so {word} is not possible.")
+        return following
+
     def apply(self, entry: Entry, event: Event) -> None:
         """Take the next event.
 
         Raises:
-            IllegalMove: The lifecycle does not allow it here.
+            IllegalMove: `check` refuses it here.
         """
-        self.state = after(self.state, event.move)
+        self.state = self.check(event)
         self.run = entry.run
         self.timeline.append(Moment(entry.at, entry.actor, entry.source, event))
         taker = _TAKERS.get(type(event))
@@ -153,6 +185,20 @@ def fold(entries: Iterable[tuple[Entry, Event]]) -> RunState:
     for entry, event in entries:
         state.apply(entry, event)
     return state
+
+
+def _spoken_of(state: RunState, event: Event) -> tuple[Container[str], str]:
+    """Return what an event goes on with: where it must stand, and its name; an empty name when it begins anew."""
+    match event:
+        case ev.CheckEnded():
+            return state.checks, event.name
+        case ev.StepDone() | ev.StepPlanned() | ev.StepFailed() | ev.StepUnknown():
+            return state.steps, event.step
+        case ev.ChangeDone() | ev.ChangeFailed() | ev.ChangeUnknown():
+            return state.changes, event.key
+        case ev.ChangeIntended():
+            return state.changes, event.undoes
+    return (), ""
 
 
 def _opened(state: RunState, entry: Entry, event: ev.RunOpened) -> None:
@@ -185,9 +231,7 @@ def _answered(state: RunState, entry: Entry, event: ev.Answered) -> None:
 
 
 def _step_started(state: RunState, entry: Entry, event: ev.StepStarted) -> None:
-    state.steps[event.step] = Step(
-        event.step, "running", event.intent, event.risk, event.deadline, started=entry.at
-    )
+    state.steps[event.step] = Step(event.step, "running", event.intent, event.risk, event.deadline, started=entry.at)
 
 
 def _step_ended(

@@ -215,7 +215,7 @@ class Gate:
 
     async def _made(self, call: Call, step: str, undoes: str = "") -> Change:
         adapter = self.world.capability(call.capability)
-        before = await self._state(adapter, call)
+        before = await self._state(adapter, call) | self._as_planned(call)
         plan = adapter.plan(call, before)
         if not undoes:
             self._step(call)  # again: changes that are made at once see each other only here

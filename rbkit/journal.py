@@ -1,13 +1,14 @@
 """Append, chain, fold: the one bookkeeping of a run."""
 
 import getpass
+import os
 from collections.abc import Iterable
 
 from rbkit.clock import Clock, SystemClock
+from rbkit.entries import Entry, intact, read_event, seal_entry
 from rbkit.errors import IllegalMove, JournalBroken, NotFound
-from rbkit.events import Entry, Event, read_event, seal_entry
+from rbkit.events import Event
 from rbkit.fold import RunState
-from rbkit.machine import after
 from rbkit.ports import Store
 
 __all__ = ["AUDIT", "Journal", "existing", "operator", "verify"]
@@ -17,8 +18,11 @@ AUDIT = "audit"
 
 
 def operator() -> str:
-    """Name who is at the keyboard: the operating system's user."""
-    return f"os:{getpass.getuser()}"
+    """Name who is at the keyboard: the operating system's user, by number when it has no name (in a container)."""
+    try:
+        return f"os:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"os:uid-{os.getuid()}"
 
 
 def verify(entries: Iterable[Entry]) -> RunState:
@@ -49,15 +53,14 @@ def _check_link(entry: Entry, place: int, prev: str, run: str) -> None:
         raise JournalBroken(f"Entry {place} belongs to run {entry.run}.", seq=place)
     if entry.prev != prev:
         raise JournalBroken(f"Entry {place} does not follow the entry before it.", seq=place)
-    event = read_event(entry)
-    if entry != seal_entry(entry.run, entry.seq, entry.at, entry.actor, entry.source, event, entry.prev):
+    if not intact(entry):
         raise JournalBroken(f"Entry {place} was changed: its hash does not match.", seq=place)
 
 
 def _apply(state: RunState, entry: Entry) -> None:
     try:
         state.apply(entry, read_event(entry))
-    except (IllegalMove, KeyError) as error:
+    except IllegalMove as error:
         raise JournalBroken(f"Entry {entry.seq} cannot stand where it stands: {error}", seq=entry.seq) from error
 
 
@@ -72,11 +75,9 @@ class Journal:
         clock: Where the time comes from.
     """
 
-    def __init__(
-        self, store: Store, run: str, source: str, *, actor: str = "", clock: Clock | None = None
-    ) -> None:
+    def __init__(self, store: Store, run: str, source: str, *, actor: str = "", clock: Clock | None = None) -> None:
         self.store, self.run, self.source = store, run, source
-        self.actor = actor or operator()
+        self.actor = (actor or operator()).encode("utf-8", "backslashreplace").decode()
         self.clock = clock or SystemClock()
         self._entries: list[Entry] = []
         self._state = RunState()
@@ -115,18 +116,23 @@ class Journal:
             The entry as written.
 
         Raises:
-            IllegalMove: The lifecycle does not allow it now.
+            IllegalMove: The lifecycle does not allow it now, or it speaks of something that never began.
+            JournalBroken: The store has lost entries that were there.
             StoreUnavailable: It could not be written; it did not happen.
         """
         while True:
             self.refresh()
-            after(self._state.state, event.move)
+            self._state.check(event)
             prev = self._entries[-1].hash if self._entries else ""
             at = self.clock.now().isoformat(timespec="microseconds")
             entry = seal_entry(self.run, len(self._entries), at, self.actor, self.source, event, prev)
-            if self.store.append(entry):
-                self.refresh()
+            written = self.store.append(entry)
+            self.refresh()
+            if written:
                 return entry
+            if len(self._entries) == entry.seq:
+                place = len(self.store.read(self.run))
+                raise JournalBroken(f"Entry {place} was there and is gone from the store.", seq=place)
 
 
 def existing(store: Store, run: str, source: str, *, actor: str = "", clock: Clock | None = None) -> Journal:

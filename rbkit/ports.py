@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
+from rbkit.entries import Entry
 from rbkit.errors import NotFound
-from rbkit.events import Call, Entry
+from rbkit.events import Call
 from rbkit.values import nearest
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Capability(ABC):
 
     async def aclose(self) -> None:
         """Give back what was opened."""
-        return None
+        return
 
     @classmethod
     def methods(cls, mark: str) -> list[str]:
@@ -286,10 +287,10 @@ class Store(Protocol):
     """Keeps journals and tapes. Several processes may use it at once."""
 
     def append(self, entry: Entry) -> bool:
-        """Write an entry durably if its place is free.
+        """Write an entry durably if its place is free and the next one: a journal has no holes.
 
         Returns:
-            False when another process has written that place first.
+            False when another process has written that place first, or the entry before it is not there.
 
         Raises:
             StoreUnavailable: It could not be written.

@@ -12,6 +12,7 @@ __all__ = ["promql_string", "render"]
 
 _SLOT = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 _BEFORE = re.compile(r"(?<![=!~<>])!?=\s*$")
+_QUOTED = re.compile(r""""(?:\\.|[^"\\])*(?:"|\Z)|'(?:\\.|[^'\\])*(?:'|\Z)|`[^`]*(?:`|\Z)|\#[^\n]*""", re.DOTALL)
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\0": "\\x00"}
 
 
@@ -51,7 +52,7 @@ def render(spec: SignalSettings, values: Mapping[str, Any]) -> Any:
         SettingsError: The query has a `$name` where a value cannot stand safely.
     """
     texts = {name: _text(name, value) for name, value in values.items()}
-    slots = set(_SLOT.findall(spec.query + " ".join(spec.where.values())))
+    slots = set(_SLOT.findall(" ".join((spec.query, *spec.where.values()))))
     unused = [name for name in texts if name not in slots]
     if unused:
         raise ParameterError(f"The query has no place for {unused[0]!r}.{nearest(unused[0], slots)}", field=unused[0])
@@ -61,7 +62,8 @@ def render(spec: SignalSettings, values: Mapping[str, Any]) -> Any:
 
 
 def _slot(query: str, match: re.Match[str], texts: Mapping[str, str]) -> str:
-    if not _BEFORE.search(query, 0, match.start()):
+    quoted = any(text.start() < match.start() < text.end() for text in _QUOTED.finditer(query))
+    if quoted or not _BEFORE.search(query, 0, match.start()):
         raise SettingsError(
             f"${match[1]} stands where a value cannot be put safely: {query!r}.",
             todo="Write label=$name or label!=$name; a value is never put into a regular expression.",

@@ -33,7 +33,7 @@ async def read_safely(call: Callable[[], Awaitable[T]], clock: Clock, what: str)
     """
     policy = AsyncRetrying(
         stop=stop_after_attempt(_ATTEMPTS),
-        wait=wait_exponential_jitter(initial=0.2, max=2.0, jitter=0.2),
+        wait=wait_exponential_jitter(multiplier=0.2, max=2.0, jitter=0.2),
         retry=retry_if_exception_type((Unreachable, BadAnswer)),
         sleep=clock.sleep,
         reraise=True,

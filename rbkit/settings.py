@@ -1,10 +1,11 @@
 """The one reader of environment variables and of `parameters/*.yaml`."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -123,7 +124,7 @@ class Environment(_Value):
     sources: dict[str, PortSettings] = {}
     signals: dict[str, SignalSettings] = {}
     capabilities: dict[str, PortSettings] = {}
-    approvals: dict[Literal["low", "medium", "high"], int] = {}
+    approvals: dict[Literal["low", "medium", "high"], Annotated[int, Field(ge=0)]] = {}
     digest: str = ""
 
     def signal(self, name: str) -> SignalSettings:
@@ -165,7 +166,7 @@ def load_environment(name: str, folder: Path, variables: Mapping[str, str]) -> E
 
     Raises:
         NotFound: There is no such file.
-        SettingsError: It is not YAML, or a key is unknown or wrong; line and key are named.
+        SettingsError: It cannot be read or is not YAML; or a key is unknown or wrong: line and key are named.
     """
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name not in known:
@@ -173,53 +174,80 @@ def load_environment(name: str, folder: Path, variables: Mapping[str, str]) -> E
             f"There is no environment {name[:64]!r} in {folder}.{nearest(name[:64], known)}",
             todo=f"Use one of: {', '.join(known) or 'none'}; or set RBKIT_PARAMETERS.",
         )
-    path = folder / f"{name}.yaml"
-    return _check(path, _expand(_yaml(path), path, variables), name)
+    file = _File(folder / f"{name}.yaml")
+    return _check(file, _plain(file, file.data, (), variables), name)
+
+
+class _File:
+    """An environment file as it was read: it knows the line of every key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.data = path, _yaml(path)
+
+    def wrong(self, place: tuple[Any, ...], what: str, todo: str = "") -> SettingsError:
+        """Say what is wrong with a key, and in which line."""
+        key = ".".join(str(part) for part in place)
+        return SettingsError(f"{self.path}, line {_line(self.data, place)}: {key}: {what}.", todo=todo)
 
 
 def _yaml(path: Path) -> Any:
+    """Read YAML of a bounded size; aliases are refused, as a few lines of them unfold into more than memory holds."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.events import AliasEvent
 
-    if path.stat().st_size > _LARGEST:
-        raise SettingsError(f"{path} is larger than {_LARGEST // 1_000_000} MB.")
     try:
-        return YAML(typ="rt").load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+        text = path.read_bytes()[: _LARGEST + 1].decode()
+        if len(text) > _LARGEST:
+            raise SettingsError(f"{path} is larger than {_LARGEST // 1_000_000} MB.")
+        alias = next((event for event in YAML(typ="rt").parse(text) if isinstance(event, AliasEvent)), None)
+        if alias:
+            line = alias.start_mark.line + 1
+            raise SettingsError(f"{path}, line {line}: *{alias.anchor}: aliases are not read; write the value out.")
+        return YAML(typ="rt").load(text)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
+    except (YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not good YAML: {' '.join(str(error).split())[:300]}") from error
 
 
-def _expand(node: Any, path: Path, variables: Mapping[str, str]) -> Any:
-    """Put the values of `${RBKIT_NAME:-default}` into texts; no other variable is read."""
+def _plain(file: _File, node: Any, place: tuple[Any, ...], variables: Mapping[str, str]) -> Any:
+    """Copy texts, finite numbers, lists and mappings, with the variables put in; refuse every other kind of value."""
     if isinstance(node, str):
-        return _VARIABLE.sub(lambda match: _variable(match, path, variables), node)
+        return _VARIABLE.sub(lambda match: _variable(file, place, match, variables), node)
     if isinstance(node, dict):
-        for key, value in node.items():
-            node[key] = _expand(value, path, variables)
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            node[index] = _expand(value, path, variables)
-    return node
+        return {_key(file, place, key): _plain(file, node[key], (*place, key), variables) for key in node}
+    if isinstance(node, list):
+        return [_plain(file, item, (*place, index), variables) for index, item in enumerate(node)]
+    if node is None or isinstance(node, bool | int) or (isinstance(node, float) and math.isfinite(node)):
+        return node
+    raise file.wrong(place, "is no text, finite number, list or mapping", "Put it in quotes if it is meant as text.")
 
 
-def _variable(match: re.Match[str], path: Path, variables: Mapping[str, str]) -> str:
+def _key(file: _File, place: tuple[Any, ...], key: Any) -> str:
+    if not isinstance(key, str):
+        raise file.wrong((*place, key), "is no text, as a key must be", "Put it in quotes.")
+    return key
+
+
+def _variable(file: _File, place: tuple[Any, ...], match: re.Match[str], variables: Mapping[str, str]) -> str:
+    """Return what stands for `${RBKIT_NAME:-default}`; no other variable is read."""
     value = variables.get(match[1], match[2])
     if value is None:
-        raise SettingsError(f"{path} needs the variable {match[1]}, which is not set.", todo=f"Set {match[1]}.")
+        raise file.wrong(place, f"needs the variable {match[1]}, which is not set", f"Set {match[1]}.")
     return value
 
 
-def _check(path: Path, data: Any, name: str) -> Environment:
+def _check(file: _File, data: Any, name: str) -> Environment:
     if not isinstance(data, dict):
-        raise SettingsError(f"{path} must hold a mapping.")
+        raise SettingsError(f"{file.path} must hold a mapping.")
     try:
         environment = Environment.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"{path}, line {_line(data, first['loc'])}: {place}: {first['msg']}.") from error
+        raise file.wrong(first["loc"], first["msg"]) from error
     if environment.name != name:
-        raise SettingsError(f"{path} calls itself {environment.name!r}; it must be {name!r}, like the file.")
+        raise file.wrong(("name",), f"is {environment.name!r}; it must be {name!r}, like the file")
     return environment.model_copy(update={"digest": digest(environment.model_dump(mode="json"))})
 
 

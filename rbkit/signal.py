@@ -53,14 +53,15 @@ class Signal:
 
     @property
     def weak(self) -> str:
-        """Why this is no evidence: empty, only NaN, or stale; an empty text when it is good."""
+        """Why this is no evidence: empty, only NaN, or no fresh number; an empty text when it is good."""
         if self.frame.empty:
             return f"{self.name} has no samples"
         if "value" not in self.frame:
             return ""
-        if self.frame["value"].isna().all():
+        known = self.frame.dropna(subset=["time", "value"])
+        if known.empty:
             return f"{self.name} has only NaN"
-        age = (self.asked_at - self.frame["time"].max()).total_seconds()
+        age = (self.asked_at - known["time"].max()).total_seconds()
         if age > self.stale_after_s:
             return f"the newest sample of {self.name} is {human(age)} old"
         return ""

@@ -148,14 +148,8 @@ def _show_changes(stepper: Stepper, spec: StepSpec, took: float) -> None:
     for change in stepper.gate.journal.state.changes.values():
         if change.step == spec.name:
             verb = "would change" if change.state == "planned" else change.how
-            stepper.screen.line("✓", f"{change.call}: {verb} {_difference(change)}")
+            stepper.screen.line("✓", f"{change.call}: {verb} {change.moved}")
     stepper.screen.line("✓", f"{spec.name}: done in {human(took)}")
-
-
-def _difference(change: Change) -> str:
-    after = change.after or change.planned
-    keys = [key for key in change.planned if change.before.get(key) != after.get(key)] + list(change.differs)
-    return ", ".join(f"{key} {change.before.get(key)} → {after.get(key, 'another')}" for key in keys)
 
 
 async def _guarded(stepper: Stepper, spec: StepSpec, work: Callable[[], Awaitable[Any]]) -> Any:

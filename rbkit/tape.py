@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from rbkit.entries import Entry, read_event
 from rbkit.errors import ReplayMiss
-from rbkit.events import ChangeDone, ChangeIntended, ChangePlanned, Entry, Event, Observed, read_event
+from rbkit.events import ChangeDone, ChangeIntended, ChangePlanned, Event, Observed
 from rbkit.ports import Store
 from rbkit.values import canonical, digest, nearest
 
@@ -108,5 +109,7 @@ class Tape:
     def _fetch(self, event: Observed) -> Any:
         data = self._store.fetch(event.answer)
         if data is None or digest(data) != event.answer:
-            raise ReplayMiss(f"The answer {event.answer[:19]}… to {event.name} is missing from the tape or was changed.")
+            raise ReplayMiss(
+                f"The answer {event.answer[:19]}… to {event.name} is missing from the tape or was changed."
+            )
         return json.loads(data)

@@ -17,7 +17,7 @@ __all__ = ["Secret", "canonical", "digest", "human", "nearest", "new_run_id", "p
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+_RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 _DEEPEST = 50
 
 
@@ -141,7 +141,7 @@ def plain(value: Any, where: str, depth: int = 0) -> Any:
         raise RefusedInput(f"{where} is nested deeper than {_DEEPEST} levels.", todo="Return a flatter value.")
     if value is None or isinstance(value, bool | int | str):
         return value
-    if isinstance(value, datetime):
+    if isinstance(value, datetime) and value == value:  # pandas calls NaT a datetime
         return value.isoformat()
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: plain(item, where, depth + 1) for key, item in value.items()}

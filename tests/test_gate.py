@@ -190,7 +190,7 @@ def test_a_cancellation_inside_the_act_is_unknown(rig, way) -> None:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(task, 0.01)
             return
-        await entered.wait()
+        await asyncio.wait_for(entered.wait(), 5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

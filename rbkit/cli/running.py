@@ -143,9 +143,6 @@ def _report(state: RunState, record: Path) -> None:
 
 def change_text(change: dict[str, Any]) -> str:
     """Write a change in one line: what, before → after, how it is undone."""
-    before, after = change["before"], change["after"] or change["planned"]
-    keys = [key for key in change["planned"] if before.get(key) != after.get(key)] + list(change["differs"])
-    moved = ", ".join(f"{key} {before.get(key)} → {after.get(key, 'another')}" for key in keys) or "held already"
     word = "undone" if change["undone"] else {"planned": "would change"}.get(change["state"], change["state"])
     undo = f"undo: {change['undo']}" if change["undo"] else f"irreversible: {change['irreversible']}"
-    return f"{word}: {change['call']}: {moved} · {undo}"
+    return f"{word}: {change['call']}: {change['moved']} · {undo}"

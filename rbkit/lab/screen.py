@@ -4,7 +4,7 @@ from typing import Any
 
 from IPython.display import Markdown, display
 
-from rbkit.events import Entry
+from rbkit.entries import Entry
 from rbkit.fold import RunState
 from rbkit.journal import Journal
 from rbkit.record.document import JOURNAL_MIME

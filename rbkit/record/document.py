@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rbkit import events as ev
+from rbkit.entries import Entry, read_entry
 from rbkit.errors import JournalBroken, JournalError
-from rbkit.events import Entry, read_entry
 from rbkit.files import write_atomically
 from rbkit.fold import RunState
 from rbkit.journal import Journal, verify
@@ -103,9 +103,10 @@ def journal_of(notebook: Any) -> list[Entry]:
 
 def _embedded(notebook: Any) -> list[list[Any]]:
     sealed = notebook["metadata"].get("rbkit", {}).get("journal")
+    cells = notebook["cells"]
     if sealed:
         return [sealed]
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return [o["data"][JOURNAL_MIME]["journal"] for o in outputs if JOURNAL_MIME in o.get("data", {})]
 
 
@@ -123,7 +124,7 @@ def verify_file(data: bytes) -> tuple[RunState, bool]:
         JournalError: It is no record.
     """
     try:
-        notebook = json.loads(data)
+        notebook = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise JournalBroken(f"The file is not JSON any more: {error}.", seq=-1) from error
     entries = journal_of(notebook)
@@ -134,6 +135,10 @@ def verify_file(data: bytes) -> tuple[RunState, bool]:
     if serialize(notebook) != data:
         raise JournalBroken("The file's bytes are not those that were sealed (white space or key order).", seq=-1)
     return state, True
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
 
 
 def _check_seal(notebook: dict[str, Any], state: RunState) -> None:

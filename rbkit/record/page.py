@@ -245,7 +245,7 @@ _LAYOUT = _words("""
 """)
 _AXIS = re.compile(r"[xy]axis\d{0,3}")
 _NEVER = {"href", "image", "images", "source", "src", "template", "url"}
-_FETCHES = re.compile(r"url\s*\(|^\s*(?:data|javascript|vbscript|file|blob):", re.IGNORECASE)
+_FETCHES = re.compile(r"url\s*\(|^\s*(?:data:\w+/|javascript:|vbscript:|file:/|blob:)", re.IGNORECASE)
 
 
 def figure(content: Any) -> Figure:

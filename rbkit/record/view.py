@@ -74,7 +74,7 @@ def _checks(state: RunState) -> list[dict[str, Any]]:
 def _change(change: Change) -> dict[str, Any]:
     return {
         "key": change.key, "call": str(change.call), "step": change.step, "state": change.state, "how": change.how,
-        "undone": change.undone, "before": change.before, "planned": change.planned, "differs": change.differs,
+        "undone": change.undone, "moved": change.moved, "before": change.before, "planned": change.planned, "differs": change.differs,
         "after": change.after, "undo": str(change.inverse) if change.inverse else "",
         "irreversible": change.irreversible, "undoes": change.undoes, "why": change.why,
     }  # fmt: skip

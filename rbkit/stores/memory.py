@@ -1,6 +1,6 @@
 """A store in memory: for tests, and for trying things out."""
 
-from rbkit.events import Entry
+from rbkit.entries import Entry
 
 __all__ = ["MemoryStore"]
 
@@ -13,7 +13,7 @@ class MemoryStore:
         self.tape: dict[str, bytes] = {}
 
     def append(self, entry: Entry) -> bool:
-        """Write an entry if its place is free."""
+        """Write an entry if its place is free and the next one."""
         entries = self.journals.setdefault(entry.run, [])
         if entry.seq != len(entries):
             return False

@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from rbkit.entries import Entry
 from rbkit.errors import StoreUnavailable
-from rbkit.events import Entry
 from rbkit.stores.tables import REVISION, journal, tape, upgrade
 
 __all__ = ["SqliteStore"]
@@ -44,10 +44,12 @@ class SqliteStore:
                 upgrade(connection)
 
     def append(self, entry: Entry) -> bool:
-        """Write an entry durably if its place is free."""
+        """Write an entry durably if its place is free and the next one."""
         row = entry.model_dump(exclude={"event"}) | {"event": json.dumps(entry.event, sort_keys=True)}
         try:
             with self._work(write=True) as connection:
+                if not _is_next(connection, entry):
+                    return False
                 connection.execute(insert(journal).values(row))
         except _PlaceTaken:
             return False
@@ -94,15 +96,21 @@ class SqliteStore:
             raise StoreUnavailable(f"The store {self.path} does not answer: {error.strerror}.") from error
 
 
-class _PlaceTaken(Exception):  # noqa: N818 - a signal between two functions, not an error
+class _PlaceTaken(Exception):
     """Another process has written this place of the journal first."""
+
+
+def _is_next(connection: Connection, entry: Entry) -> bool:
+    """Whether the entry before this one stands, so that no journal has a hole."""
+    before = select(journal.c.seq).where(journal.c.run == entry.run, journal.c.seq == entry.seq - 1)
+    return entry.seq == 0 or connection.execute(before).first() is not None
 
 
 def _entry(row: dict[str, Any]) -> Entry:
     """Read a row; a damaged event stays readable as text, so that verifying can name it."""
     try:
         row["event"] = json.loads(row["event"])
-    except ValueError:
+    except (ValueError, RecursionError):
         row["event"] = {"damaged": row["event"]}
     if not isinstance(row["event"], dict):
         row["event"] = {"damaged": str(row["event"])}
@@ -122,7 +130,8 @@ def _create(path: Path) -> None:
 
 
 def _engine(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"isolation_level": None})
+    url = URL.create("sqlite", database=str(path))
+    engine = create_engine(url, connect_args={"isolation_level": None})
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, record: Any) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from sqlalchemy import Column, Connection, Integer, LargeBinary, MetaData, String, Table, Text
 
+from rbkit.errors import StoreUnavailable
+
 __all__ = ["REVISION", "journal", "metadata", "tape", "upgrade"]
 
 REVISION = "0001"
@@ -34,11 +36,20 @@ def upgrade(connection: Connection) -> None:
 
     Args:
         connection: A connection in a transaction.
+
+    Raises:
+        StoreUnavailable: A newer rbkit has made them.
     """
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StoreUnavailable(
+            f"The store was made by another version of rbkit: {error}.", todo="Use that version, or a newer one."
+        ) from error
