@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -15,7 +15,9 @@ from rbkit import events as ev
 from rbkit.adapters.fakes import FakeBalancer, FakeMetrics, FakeServices
 from rbkit.clock import FakeClock
 from rbkit.contract import CheckSpec, Contract, StepSpec
-from rbkit.events import Call, Mode
+from rbkit.entries import Entry, seal_entry
+from rbkit.errors import IllegalMove
+from rbkit.events import Call, Event, Mode
 from rbkit.fold import RunState
 from rbkit.gate import Gate, current_step
 from rbkit.journal import Journal
@@ -189,3 +191,85 @@ def until(condition: Callable[[], object], within_s: float = 25.0) -> None:
 def until_fixture() -> Callable[..., None]:
     """Wait until a condition holds."""
     return until
+
+
+def _every_event(text: str) -> list[Event]:
+    """Make one event of every kind and with every move, all about step `s`, check `c` and change `k`."""
+    call = Call(capability="balancer", action="drain", target=text)
+    change = {"step": "s", "call": call, "before": {"state": text}, "after": {"state": "drain"}, "inverse": call}
+    end = {"step": "s", "seconds": 1.0}
+    lost = {"error": "E", "why": text}
+    decided = {
+        "rules": "r", "version": "1", "digest": "", "inputs": {"n": 1.0}, "trace": [{"holds": True}], "outcome": text,
+        "target": None, "why": "",
+    }  # fmt: skip
+    check = {"name": "c", "why": text, "seconds": 0.5}
+    return [
+        ev.RunOpened(
+            runbook=text, version="1", owner="me", mode="live", environment="test", environment_digest="", digest="",
+            contract={}, parameters={"n": 1.5, "on": True}, driver="headless", host="h", pid=1, notebook="", budget_s=60,
+        ),
+        ev.InputRefused(runbook="b", field="f", why=text),
+        *(ev.CheckStarted(name="c", phase=phase, sentence=text) for phase in get_args(ev.Phase)),
+        *(
+            ev.CheckEnded(phase=phase, verdict=verdict, **check)
+            for phase in get_args(ev.Phase) for verdict in get_args(ev.Verdict4)
+        ),
+        ev.CheckSkipped(name="c2", phase="postcondition", why=text),
+        ev.Observed(name="m", source="x", query=text, arguments={"n": 1}, rows=3, answer="", seconds=0.25),
+        *(ev.Decided(ends=ends, **decided) for ends in ("", "not_applicable", "needs_operator")),
+        ev.StepStarted(step="s", intent=text, risk="low", timeout_s=60, deadline=""),
+        ev.StepDone(result={"n": [1, 2.5, None, True]}, **end),
+        ev.StepPlanned(**end),
+        ev.StepFailed(**end, **lost),
+        ev.StepUnknown(**end, **lost),
+        ev.StepSkipped(step="s2", why=text),
+        ev.ChangeIntended(key="k", **change),
+        ev.ChangeIntended(key="u", undoes="k", **change),
+        ev.ChangePlanned(key="p", **change),
+        *(ev.ChangeDone(key=key, how="applied", after={"state": "drain"}, seconds=1.0) for key in ("k", "u")),
+        ev.ChangeFailed(key="k", **lost),
+        ev.ChangeUnknown(key="k", **lost),
+        ev.ApprovalRequested(step="s", risk="high", needed=1, digest=""),
+        ev.Asked(name="q", prompt=text, options=["y", "n"], default="n"),
+        ev.Answered(name="q", answer="y", how="operator"),
+        ev.CancelRequested(reason=text),
+        ev.RollbackStarted(why=text, undo=["k"], irreversible=[]),
+        ev.RollbackEnded(undone=["k"], left=[], in_doubt=[]),
+        ev.RollbackEnded(undone=[], left=[], in_doubt=[]),
+        ev.RollbackEnded(undone=[], left=["k"], in_doubt=[]),
+        *(ev.RunClosed(outcome=outcome, reason=text) for outcome in get_args(ev.Outcome)),
+        ev.RecordSealed(notebook="", cells=[text]),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def every_event() -> Callable[[str], list[Event]]:
+    """Make one event of every kind and with every move, with a text of the caller's in it."""
+    return _every_event
+
+
+def _legal(state: RunState, event: Event) -> bool:
+    try:
+        state.check(event)
+    except IllegalMove:
+        return False
+    return True
+
+
+def _walk(choices: Iterable[int], text: str = "x", run: str = RUN) -> list[Entry]:
+    """Write a legal journal: each choice takes one of the events that are legal there."""
+    state, entries = RunState(), list[Entry]()
+    for choice in choices:
+        legal = [event for event in _every_event(text) if _legal(state, event)]
+        event = legal[choice % len(legal)]
+        prev = entries[-1].hash if entries else ""
+        entries.append(seal_entry(run, len(entries), "2026-01-01T00:00:00", "os:test", "kernel", event, prev))
+        state.apply(entries[-1], event)
+    return entries
+
+
+@pytest.fixture(scope="session")
+def walk() -> Callable[..., list[Entry]]:
+    """Write a legal journal from a list of choices."""
+    return _walk

@@ -18,6 +18,7 @@ __all__ = ["JOURNAL_MIME", "journal_of", "seal", "serialize", "verify_file", "wr
 
 JOURNAL_MIME = "application/vnd.rbkit.journal.v1+json"
 SUMMARY_TAG = "rbkit-record"
+FORMAT = 1
 
 
 def serialize(notebook: dict[str, Any]) -> bytes:
@@ -43,7 +44,7 @@ def seal(notebook: dict[str, Any], journal: Journal) -> bytes:
     cells = [digest(cell) for cell in record["cells"]]
     journal.append(ev.RecordSealed(notebook=_shell_digest(record), cells=cells))
     entries = [entry.model_dump(mode="json") for entry in journal.entries]
-    record["metadata"]["rbkit"] = {"format": 1, "run": journal.run, "journal": entries}
+    record["metadata"]["rbkit"] = {"format": FORMAT, "run": journal.run, "journal": entries}
     return serialize(record)
 
 
@@ -145,7 +146,8 @@ def _check_seal(notebook: dict[str, Any], state: RunState) -> None:
     sealed = state.sealed
     if sealed is None:
         raise JournalBroken("The journal ends before the seal: entries were cut off.", seq=len(state.timeline))
-    if notebook["metadata"]["rbkit"].get("run") != state.run or set(notebook["metadata"]["rbkit"]) != _KEYS:
+    header = {key: value for key, value in notebook["metadata"]["rbkit"].items() if key != "journal"}
+    if header != {"format": FORMAT, "run": state.run}:
         raise JournalBroken("The record's own header was changed.", seq=-1)
     now = [digest(cell) for cell in notebook["cells"]]
     for place, (old, new) in enumerate(zip(sealed.cells, now, strict=False)):
@@ -155,6 +157,3 @@ def _check_seal(notebook: dict[str, Any], state: RunState) -> None:
         raise JournalBroken(f"The record has {len(now)} cells; {len(sealed.cells)} were sealed.", seq=-1)
     if _shell_digest(notebook) != sealed.notebook:
         raise JournalBroken("The notebook's metadata was changed.", seq=-1)
-
-
-_KEYS = {"format", "run", "journal"}

@@ -51,6 +51,9 @@ HOSTILE_HTML = [
     "<video src='http://evil.invalid/x' autoplay></video><audio src='http://evil.invalid/x'></audio>",
     "<details open ontoggle='window.pwned=1'>x</details><p id=cells name=body>clobber</p>",
     "</article></main><script>window.pwned=1</script>",
+    "<p title='<table><script>window.pwned=1</script>'>x</p><abbr title='</table><pre><th></th><script>'>x</abbr>",
+    "<img alt='><script>window.pwned=1</script>' title='<pre onclick=window.pwned=1>'>",
+    "<table tabindex='0\" onfocus=window.pwned=1 autofocus x=\"'><tr><td style='color:url(http://evil.invalid/x)'>1",
 ]
 HOSTILE_MARKDOWN = [
     *HOSTILE_HTML,
@@ -289,9 +292,7 @@ def test_long_text_says_what_is_missing() -> None:
 def test_tables_scroll_in_their_own_box() -> None:
     """A wide table never makes the page scroll sideways; the keyboard reaches its box."""
     safe = sanitized('<table border="1" class="dataframe"><tr><td>1</td></tr></table>')
-    box = '<div class="scroll" role="region" aria-label="Table" tabindex="0">'
-    assert safe.startswith(f'{box}<table class="dataframe">')
-    assert safe.endswith("</table></div>")
+    assert safe.startswith('<table class="dataframe" tabindex="0">')
 
 
 def test_images_carry_their_own_bytes() -> None:
