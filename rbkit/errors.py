@@ -1,25 +1,25 @@
 """Every error rbkit raises. Each class says what the operator does next.
 
-    RunbookError
-    ├── RefusedInput               refused before anything was touched        exit 2
-    │   ├── ContractError          the notebook does not say what it must
-    │   ├── ParameterError         a parameter is unknown, missing or wrong
-    │   ├── SettingsError          a setting or an environment file is wrong
-    │   └── NotFound               no such runbook, run, signal or capability
-    ├── IllegalMove                the run is not in a state that allows this exit 1
-    ├── JournalError               the journal cannot be written or trusted   exit 1
-    │   ├── JournalBroken          an entry was changed, cut or forged
-    │   └── StoreUnavailable       the store cannot be reached or written
-    ├── AdapterError               a real system answered with a failure      exit 1
-    │   ├── Refused                it said no; it certainly did not act
-    │   ├── Unreachable            it was never reached; it certainly did not act
-    │   ├── BadAnswer              it answered with something unusable
-    │   └── MayHaveActed           the request left and no answer came back
-    ├── SecretError                a secret cannot be had; nothing replaces it exit 5
-    ├── ReplayMiss                 the tape has no such effect                exit 1
-    ├── GuardRail                  a limit of the contract would be crossed   exit 1
-    └── RunEnded                   the run ended; the exit code says how
-        ├── StepFailed, StepUnknown, CheckFailed, ApprovalNeeded, Cancelled
+RunbookError
+├── RefusedInput               refused before anything was touched        exit 2
+│   ├── ContractError          the notebook does not say what it must
+│   ├── ParameterError         a parameter is unknown, missing or wrong
+│   ├── SettingsError          a setting or an environment file is wrong
+│   └── NotFound               no such runbook, run, signal or capability
+├── IllegalMove                the run is not in a state that allows this exit 1
+├── JournalError               the journal cannot be written or trusted   exit 1
+│   ├── JournalBroken          an entry was changed, cut or forged
+│   └── StoreUnavailable       the store cannot be reached or written
+├── AdapterError               a real system answered with a failure      exit 1
+│   ├── Refused                it said no; it certainly did not act
+│   ├── Unreachable            it was never reached; it certainly did not act
+│   ├── BadAnswer              it answered with something unusable
+│   └── MayHaveActed           the request left and no answer came back
+├── SecretError                a secret cannot be had; nothing replaces it exit 5
+├── ReplayMiss                 the tape has no such effect                exit 1
+├── GuardRail                  a limit of the contract would be crossed   exit 1
+└── RunEnded                   the run ended; the exit code says how
+    ├── StepFailed, StepUnknown, CheckFailed, ApprovalNeeded, Cancelled
 """
 
 from typing import ClassVar

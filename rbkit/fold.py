@@ -242,7 +242,6 @@ def _step_ended(
     step.ended, step.seconds = entry.at, event.seconds
     step.why = getattr(event, "why", "")
     step.result = getattr(event, "result", None)
-    state.waits_for = ""
 
 
 def _step_skipped(state: RunState, entry: Entry, event: ev.StepSkipped) -> None:

@@ -1,5 +1,6 @@
 """Opens a run in a kernel: contract, parameters, environment, store and gate are put together here."""
 
+import ast
 import os
 import platform
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from typing import Any
 
 from rbkit import events as ev
 from rbkit.clock import SystemClock
-from rbkit.contract import Cell, Contract, read_cells
+from rbkit.contract import Cell, Contract, parse, read_cells
 from rbkit.errors import ContractError, IllegalMove, RefusedInput
 from rbkit.gate import Gate
 from rbkit.journal import Journal, existing
@@ -97,9 +98,19 @@ def _ran(cell: Cell, executed: list[str]) -> bool:
 
 
 def _cells_so_far(executed: list[str]) -> list[Cell]:
-    """Take the first cell with annotated assignments for the parameters, as no tags are known here."""
-    found = next((i for i, text in enumerate(executed) if ": " in text and "open_run(" not in text), None)
-    return [Cell(i, "code", text, ("parameters",) if i == found else ()) for i, text in enumerate(executed)]
+    """Take the cell that opened the run last and the last one with annotated literals before it; no tags are known."""
+    numbered = list(enumerate(executed))
+    opening = next((i for i, text in reversed(numbered) if "open_run(" in text), len(executed) - 1)
+    before = [Cell(i, "code", text, ("parameters",)) for i, text in numbered[:opening] if _only_annotated(text)]
+    return [*before[-1:], *(Cell(i, "code", text) for i, text in numbered[opening : opening + 1])]
+
+
+def _only_annotated(text: str) -> bool:
+    try:
+        body = parse(text, "A cell").body
+    except ContractError:
+        return False
+    return bool(body) and all(isinstance(node, ast.AnnAssign) for node in body)
 
 
 def _given(shell: Any, contract: Contract) -> dict[str, Any]:

@@ -206,8 +206,9 @@ def _every_event(text: str) -> list[Event]:
     check = {"name": "c", "why": text, "seconds": 0.5}
     return [
         ev.RunOpened(
-            runbook=text, version="1", owner="me", mode="live", environment="test", environment_digest="", digest="",
-            contract={}, parameters={"n": 1.5, "on": True}, driver="headless", host="h", pid=1, notebook="", budget_s=60,
+            runbook=text, version="1", owner="me", mode="live", environment="test", environment_digest="",
+            digest="", contract={}, parameters={"n": 1.5, "on": True}, driver="headless", host="h", pid=1,
+            notebook="", budget_s=60,
         ),
         ev.InputRefused(runbook="b", field="f", why=text),
         *(ev.CheckStarted(name="c", phase=phase, sentence=text) for phase in get_args(ev.Phase)),

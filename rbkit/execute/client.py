@@ -37,7 +37,7 @@ def execute_cells(
     client = _client(manager, kernel_name, cwd, folder)
     try:
         with client.setup_kernel(env=variables):
-            watch.start(client.km.provisioner.pid)
+            watch.start(_pid(client))
             why = _cells(client, manager, on_cell)
             if not why:
                 client.set_widgets_metadata()
@@ -60,6 +60,11 @@ def _client(manager: "CellManager", kernel_name: str, cwd: Path, folder: Path) -
     client.owns_km = True
     client.reset_execution_trackers()
     return client
+
+
+def _pid(client: NotebookClient) -> int:
+    """Return the kernel's process id, which jupyter_client keeps in its provisioner."""
+    return int(getattr(getattr(client.km, "provisioner", None), "pid", 0) or 0)
 
 
 def _cells(client: NotebookClient, manager: "CellManager", on_cell: Any) -> str:

@@ -104,10 +104,7 @@ def _pick(state: dict[str, Any], keys: list[str]) -> str:
 
 
 def _inputs(inputs: dict[str, Any]) -> str:
-    return "; ".join(
-        f"{name}: {_latest(facts)}"
-        for name, facts in inputs.items()
-    )
+    return "; ".join(f"{name}: {_latest(facts)}" for name, facts in inputs.items())
 
 
 def _at(text: str) -> datetime:
@@ -131,7 +128,7 @@ def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
 
 def tell(moment: Moment) -> str:
     """Tell an event in one short phrase."""
-    return _TELL[type(moment.event)](moment.event)
+    return str(_TELL[type(moment.event)](moment.event))
 
 
 _TELL: dict[type, Any] = {

@@ -74,7 +74,8 @@ def _checks(state: RunState) -> list[dict[str, Any]]:
 def _change(change: Change) -> dict[str, Any]:
     return {
         "key": change.key, "call": str(change.call), "step": change.step, "state": change.state, "how": change.how,
-        "undone": change.undone, "moved": change.moved, "before": change.before, "planned": change.planned, "differs": change.differs,
+        "undone": change.undone, "moved": change.moved, "before": change.before,
+        "planned": change.planned, "differs": change.differs,
         "after": change.after, "undo": str(change.inverse) if change.inverse else "",
         "irreversible": change.irreversible, "undoes": change.undoes, "why": change.why,
     }  # fmt: skip
@@ -88,6 +89,6 @@ def _ways_out(state: RunState) -> list[str]:
         return [f"rbkit record show {state.run}"]
     doubt = [str(c.call) for c in state.changes.values() if c.in_doubt and not c.undone]
     looks = [f"look at the target of {call}: it may or may not have happened" for call in doubt]
-    left = [key for key in state.rollback.left] if state.rollback else []
+    left = state.rollback.left if state.rollback else []
     undo = [f"by hand: {state.changes[key].inverse}" for key in left]
     return [*looks, *undo, f"rbkit record show {state.run}"]

@@ -2,6 +2,7 @@
 
 import math
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 from rbkit.sandbox.promql import BadQuery, Query
@@ -55,7 +56,7 @@ def rate(samples: list[tuple[int, float]], start_ms: int, end_ms: int) -> float 
 
 
 def _increase(values: list[float]) -> float:
-    pairs = zip(values, values[1:], strict=False)
+    pairs = pairwise(values)
     return values[-1] - values[0] + sum(before for before, after in pairs if after < before)
 
 

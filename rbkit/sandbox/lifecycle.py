@@ -283,6 +283,6 @@ def _alone(layout: Layout) -> Iterator[None]:
     """Let only one `up` at a time work in a folder."""
     import fcntl
 
-    with open(layout.lock_file, "w") as lock:
+    with layout.lock_file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -44,7 +44,7 @@ class JsonLines:
         self._file.close()
 
     def _open(self) -> IO[str]:
-        return open(self._path, "a", buffering=1, encoding="utf-8")
+        return self._path.open("a", buffering=1, encoding="utf-8")
 
 
 class Span:

@@ -47,8 +47,20 @@ def past_run(home: Path, outcome: str = "failed") -> str:
         {"name": "fine", "phase": "precondition", "sentence": "Fine."}]}  # fmt: skip
     journal.append(
         ev.RunOpened(
-            runbook="trial", version="1", owner="o", mode="live", environment="test", environment_digest="", digest="d",
-            contract=contract, parameters={}, driver="headless", host="h", pid=1, notebook="n", budget_s=1.0,
+            runbook="trial",
+            version="1",
+            owner="o",
+            mode="live",
+            environment="test",
+            environment_digest="",
+            digest="d",
+            contract=contract,
+            parameters={},
+            driver="headless",
+            host="h",
+            pid=1,
+            notebook="n",
+            budget_s=1.0,
         )  # fmt: skip
     )
     if outcome:

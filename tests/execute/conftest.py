@@ -17,11 +17,10 @@ from rbkit.sandbox import lifecycle
 from rbkit.stores.sqlite import SqliteStore
 
 REPO = Path(__file__).parents[2]
-_OPEN = (
-    "from rbkit import open_run\n"
-    'run = open_run("trial", version="1", owner="tests", budget="{budget}")'
+_OPEN = 'from rbkit import open_run\nrun = open_run("trial", version="1", owner="tests", budget="{budget}")'
+_STEP = (
+    '@run.step(risk="medium", timeout="{timeout}")\nasync def {name}():\n    """{name}."""\n{body}\n\nawait {name}()'
 )
-_STEP = '@run.step(risk="medium", timeout="{timeout}")\nasync def {name}():\n    """{name}."""\n{body}\n\nawait {name}()'
 
 
 @dataclass(frozen=True)

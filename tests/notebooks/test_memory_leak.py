@@ -117,7 +117,9 @@ def test_records_aggregate_and_replay(healthy: Lab) -> None:
     live = json.loads(healthy.rbkit("run", "memory-leak", "-e", "sandbox", *P, "--json").stdout)
     assert live["outcome"] == "resolved"
     before = healthy.world()
-    again = json.loads(healthy.rbkit("run", "memory-leak", "-e", "sandbox", *P, "--replay", live["run"], "--json").stdout)
+    again = json.loads(
+        healthy.rbkit("run", "memory-leak", "-e", "sandbox", *P, "--replay", live["run"], "--json").stdout
+    )
     assert again["outcome"] == "resolved", again["reason"]
     assert [d["target"] for d in again["decisions"]] == [d["target"] for d in live["decisions"]] == ["checkout-2"]
     assert {change["state"] for change in again["changes"]} == {"planned"}

@@ -102,7 +102,9 @@ def test_resealed(journal: Journal) -> None:
     assert len(state.sealed.cells) == 2
 
 
-@pytest.mark.parametrize("data", [b"[]", b"{}", b'{"metadata": 3, "cells": []}', b'{"metadata": {}, "cells": [1]}', b"3"])
+@pytest.mark.parametrize(
+    "data", [b"[]", b"{}", b'{"metadata": 3, "cells": []}', b'{"metadata": {}, "cells": [1]}', b"3"]
+)
 def test_no_record(data: bytes) -> None:
     """A file that is no record is said to be none."""
     with pytest.raises(JournalError):
@@ -113,7 +115,9 @@ def test_embedded_by_the_kernel(journal: Journal) -> None:
     """A notebook that plain papermill executed holds its journal in an output; the longest counts."""
     longest = [entry.model_dump(mode="json") for entry in journal.entries]
     executed = notebook()
-    outputs = [{"output_type": "display_data", "data": {JOURNAL_MIME: {"journal": part}}} for part in (longest[:1], longest)]
+    outputs = [
+        {"output_type": "display_data", "data": {JOURNAL_MIME: {"journal": part}}} for part in (longest[:1], longest)
+    ]
     executed["cells"][0]["outputs"] = [{"output_type": "stream", "text": ""}, *outputs]
     assert len(journal_of(executed)) == 2
     state, sealed = verify_file(serialize(executed))

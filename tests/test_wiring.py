@@ -1,0 +1,161 @@
+"""Ports are built from the environment file by name, lazily, and closed in reverse."""
+
+import asyncio
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+
+from rbkit import wiring
+from rbkit.adapters.jsonl_logs import JsonlLogs
+from rbkit.adapters.prometheus import Prometheus
+from rbkit.errors import NotFound, SecretError, SettingsError, Unreachable
+from rbkit.settings import Environment
+from rbkit.wiring import Wiring, adapter, secret
+
+
+def world(capability: dict[str, Any] | None = None, source: dict[str, Any] | None = None) -> Wiring:
+    """Wire one source and one capability."""
+    return Wiring(
+        Environment.model_validate(
+            {
+                "name": "test",
+                "sources": {"numbers": source or {"adapter": "prometheus", "url": "http://127.0.0.1:9"}},
+                "signals": {"memory": {"source": "numbers", "query": "up", "max_rows": 7}},
+                "capabilities": {"balancer": capability or {"adapter": "sandbox-balancer", "url": "http://x"}},
+            }
+        )
+    )
+
+
+class Port:
+    """A port that remembers when it was closed."""
+
+    def __init__(self, closed: list[str], name: str, error: Exception | None = None) -> None:
+        self.closed, self.name, self.error = closed, name, error
+
+    async def aclose(self) -> None:
+        """Close, or fail to."""
+        self.closed.append(self.name)
+        if self.error:
+            raise self.error
+
+
+@pytest.mark.parametrize("name", ["prometheus", "jsonl-logs", "sandbox-balancer", "sandbox-services"])
+def test_the_adapters_that_come_along_can_be_loaded(name) -> None:
+    """Every adapter that rbkit declares is there."""
+    assert callable(adapter(name))
+
+
+def test_an_unknown_adapter_is_refused_with_the_nearest() -> None:
+    """A slip in the environment file is named and what is installed is listed."""
+    with pytest.raises(NotFound, match=r"Did you mean 'prometheus'\?.*Installed: .*jsonl-logs"):
+        adapter("prometeus")
+
+
+def test_an_adapter_whose_package_is_missing_says_so(monkeypatch) -> None:
+    """A plugin that cannot be imported is a setting that is wrong, not a crash."""
+    broken = EntryPoint("x", "no_such_package_of_anybody:X", "rbkit.adapters")
+    monkeypatch.setattr(wiring, "entry_points", lambda group: [broken])
+    with pytest.raises(SettingsError, match="'x' cannot be loaded.*Install its extra"):
+        adapter("x")
+
+
+def test_a_secret_is_fetched_by_its_reference(monkeypatch, tmp_path) -> None:
+    """`env:` and `file:` are the sources; the value never shows."""
+    monkeypatch.setenv("RBKIT_TEST_TOKEN", "hunter2")
+    (tmp_path / "token").write_text("hunter3")
+    (tmp_path / "token").chmod(0o600)
+    assert secret("env:RBKIT_TEST_TOKEN").get_secret_value() == "hunter2"
+    assert secret(f"file:{tmp_path / 'token'}").get_secret_value() == "hunter3"
+    assert "hunter" not in repr(secret("env:RBKIT_TEST_TOKEN"))
+
+
+@pytest.mark.parametrize("reference", ["hunter2", "vault:a/b", ""])
+def test_a_wrong_reference_is_refused(reference) -> None:
+    """A secret in clear is no reference, and there is no other source."""
+    with pytest.raises(SettingsError):
+        secret(reference)
+
+
+def test_ports_are_made_once_and_only_when_used() -> None:
+    """Nothing is made before it is asked for; asking again gives the same."""
+    wired = world()
+    assert list(wired.capabilities()) == ["balancer"] and wired._made == {}
+    spec, ask = wired.signal("memory")
+    assert spec.query == "up" and isinstance(ask.__self__, Prometheus)
+    assert wired.signal("memory")[1].__self__ is ask.__self__ and list(wired._made) == ["source numbers"]
+    asyncio.run(wired.aclose())
+
+
+def test_a_source_of_logs_is_searched(tmp_path) -> None:
+    """The same signal can come from logs; its `max_rows` is the limit."""
+    asked = []
+
+    class Logs(JsonlLogs):
+        async def search(self, where: Any, window: Any, limit: int) -> Any:
+            asked.append((where, window, limit))
+
+    wired = world()
+    wired._made["source numbers"] = Logs(str(tmp_path))
+    asyncio.run(wired.signal("memory")[1]({"level": "error"}, "window"))
+    assert asked == [({"level": "error"}, "window", 7)]
+
+
+@pytest.mark.parametrize(("word", "name"), [("signal", "memori"), ("capability", "balanser")])
+def test_unknown_names_are_refused(word, name) -> None:
+    """The nearest name is suggested."""
+    with pytest.raises(NotFound, match="Did you mean"):
+        getattr(world(), word)(name)
+
+
+def test_wrong_options_are_named(monkeypatch) -> None:
+    """An option that is missing or unknown is a setting that is wrong."""
+    monkeypatch.setenv("RBKIT_TEST_TOKEN", "hunter2")
+    with pytest.raises(SettingsError, match="capability balancer .sandbox-balancer. cannot be made: .*token"):
+        world().capability("balancer")
+    given = {"adapter": "sandbox-balancer", "url": "http://x", "token": "env:RBKIT_TEST_TOKEN", "colour": "red"}
+    with pytest.raises(SettingsError, match="colour"):
+        world(given).capability("balancer")
+
+
+def test_tokens_are_references(monkeypatch) -> None:
+    """The option `token` is fetched from its source; in clear it is refused, and without the variable too."""
+    given = {"adapter": "sandbox-balancer", "url": "http://x", "token": "env:RBKIT_TEST_TOKEN"}
+    monkeypatch.setenv("RBKIT_TEST_TOKEN", "hunter2")
+    assert world(given).capability("balancer").kind == "LoadBalancer"
+    monkeypatch.delenv("RBKIT_TEST_TOKEN")
+    with pytest.raises(SecretError):
+        world(given).capability("balancer")
+    with pytest.raises(SettingsError):
+        world(given | {"token": "hunter2"}).capability("balancer")
+
+
+def test_an_address_may_be_published_in_a_file(tmp_path) -> None:
+    """`file:` in `url` reads the address; without the file the advice is to start the service."""
+    source = {"adapter": "prometheus", "url": f"file:{tmp_path / 'metrics.url'}"}
+    with pytest.raises(Unreachable, match="No address is published.*rbkit sandbox up"):
+        world(source=source).signal("memory")
+    (tmp_path / "metrics.url").write_text("http://127.0.0.1:1\n")
+    assert world(source=source).signal("memory")[1].__self__._http._url == "http://127.0.0.1:1"
+    (tmp_path / "metrics.url").write_bytes(b"\xff")
+    with pytest.raises(Unreachable):
+        world(source=source).signal("memory")
+
+
+def test_everything_is_closed_in_reverse() -> None:
+    """What was made last is closed first, once."""
+    closed: list[str] = []
+    wired = Wiring(world().environment, {name: Port(closed, name) for name in ("a", "b", "c")})
+    asyncio.run(wired.aclose())
+    asyncio.run(wired.aclose())
+    assert closed == ["c", "b", "a"]
+
+
+def test_one_that_does_not_close_does_not_keep_the_others_open() -> None:
+    """A failure to close is raised after everything else was closed."""
+    closed: list[str] = []
+    ports = {"a": Port(closed, "a"), "b": Port(closed, "b", OSError("stuck")), "c": Port(closed, "c")}
+    with pytest.raises(OSError, match="stuck"):
+        asyncio.run(Wiring(world().environment, ports).aclose())
+    assert closed == ["c", "b", "a"]
