@@ -169,10 +169,10 @@ def _check_injected(trees: list[tuple[Cell, ast.Module]], known: set[str]) -> No
     """Let papermill's cell hold values only: it is not part of the digest that was approved."""
     found = [(cell, node) for cell, tree in trees if "injected-parameters" in cell.tags for node in tree.body]
     for cell, node in found:
-        names = [ast.unparse(target) for target in node.targets] if isinstance(node, ast.Assign) else []
-        if not isinstance(node, ast.Assign) or len(names) != 1 or names[0] not in known:
+        target = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
+        if not isinstance(node, ast.Assign) or not isinstance(target, ast.Name) or target.id not in known:
             raise ContractError(f"Cell {cell.index} (injected-parameters) holds more than values for parameters.")
-        _any_literal(node.value, f"{names[0]} in cell {cell.index}")
+        _any_literal(node.value, f"{target.id} in cell {cell.index}")
 
 
 def _title(cells: list[Cell]) -> str:
