@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from rbkit.errors import NotFound, SettingsError, Unreachable
+from rbkit.errors import BadAnswer, NotFound, SettingsError, Unreachable
 from rbkit.ports import Capability, SecretSource, Window
 from rbkit.settings import Environment, PortSettings, SignalSettings
 from rbkit.values import Secret, nearest
@@ -77,7 +77,7 @@ class Wiring:
         source = self._port("source", spec.source, self.environment.source(spec.source))
         if hasattr(source, "search"):
             return spec, lambda query, window: source.search(query, window, spec.max_rows)
-        return spec, source.query
+        return spec, lambda query, window: _capped(source.query(query, window), spec, name)
 
     def capability(self, name: str) -> Capability:
         """Return a capability.
@@ -104,6 +104,16 @@ class Wiring:
         if key not in self._made:
             self._made[key] = _make(key, settings)
         return self._made[key]
+
+
+async def _capped(asked: Awaitable[Any], spec: SignalSettings, name: str) -> Any:
+    """Refuse an answer with more series than the environment file allows."""
+    frame = await asked
+    labels = [column for column in frame.columns if column not in {"time", "value"}]
+    series = len(frame[labels].drop_duplicates()) if labels else 1
+    if series > spec.max_series:
+        raise BadAnswer(f"Signal {name} has {series} series; the limit is {spec.max_series}.", todo="Narrow its query.")
+    return frame
 
 
 def _make(key: str, settings: PortSettings) -> Any:

@@ -53,7 +53,9 @@ def test_changes_are_undone_last_first(rig) -> None:
     assert len(state.rollback.undone) == 3 and set(rig.states().values()) == {"ready"}
 
 
-@pytest.mark.parametrize("error", [Refused("no"), Unreachable("gone"), MayHaveActed("?"), RuntimeError("a bug"), KeyError(1)])
+@pytest.mark.parametrize(
+    "error", [Refused("no"), Unreachable("gone"), MayHaveActed("?"), RuntimeError("a bug"), KeyError(1)]
+)
 def test_one_failing_inverse_does_not_stop_the_others(rig, error) -> None:
     """Whatever one inverse raises, the others are undone and an operator is needed for the one that is left."""
     rig.balancer = Broken(error)
@@ -228,5 +230,3 @@ def test_a_run_that_changed_nothing_is_just_closed(rig) -> None:
     """Without changes there is no rollback."""
     assert asyncio.run(end(rig.open(), "no use")).outcome == "failed"
     assert rig.kinds() == ["run_opened", "run_closed"]
-
-

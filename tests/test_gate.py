@@ -125,7 +125,9 @@ def test_what_never_shows_is_unknown(rig, error) -> None:
                 raise error
 
     rig.balancer = Deaf(MEMBERS)
-    with pytest.raises(StepUnknown, match=r"drain\(checkout-1\) did not show within 20s" + (".*no answer" * bool(error))):
+    with pytest.raises(
+        StepUnknown, match=r"drain\(checkout-1\) did not show within 20s" + (".*no answer" * bool(error))
+    ):
         rig.change(rig.started(), "drain")
     (event,) = rig.events("change_unknown")
     assert event["error"] == "StepUnknown" and "did not show" in event["why"]

@@ -17,9 +17,15 @@ from rbkit.errors import ContractError, IllegalMove, NotFound, ParameterError, R
 from rbkit.open import open_run
 from rbkit.stores.sqlite import SqliteStore
 
-PARAMETERS = 'service: str = "checkout"  # Service\nenvironment: str = "test"  # Environment\nlimit: float = 3.0  # Limit, MB'
-CONTRACT = 'from rbkit import open_run\nrun = open_run("leak", version="1.0.0", owner="me", budget="5m", assumes=["peace"])'
-STEP = '@run.step(risk="low")\nasync def drain():\n    """Take it out."""\n    return await run.use("balancer").drain("a")'
+PARAMETERS = (
+    'service: str = "checkout"  # Service\nenvironment: str = "test"  # Environment\nlimit: float = 3.0  # Limit, MB'
+)
+CONTRACT = (
+    'from rbkit import open_run\nrun = open_run("leak", version="1.0.0", owner="me", budget="5m", assumes=["peace"])'
+)
+STEP = (
+    '@run.step(risk="low")\nasync def drain():\n    """Take it out."""\n    return await run.use("balancer").drain("a")'
+)
 CHECK = '@run.precondition\nasync def spare():\n    """There is spare capacity."""\n    return True'
 ENVIRONMENT = """
 name: test
@@ -99,7 +105,14 @@ def test_a_run_opens_with_the_contract_of_its_notebook(home, cell, shell) -> Non
     assert run.complete and [step.name for step in run.contract.steps] == ["drain"]
     assert (opened.runbook, opened.notebook, opened.driver, opened.mode) == ("leak", "leak.ipynb", "headless", "live")
     assert opened.parameters == {"service": "checkout", "environment": "test", "limit": 3.0}
-    for text in ("▌test · nothing real", "LIVE", run.id, "precondition spare", "step drain (risk low)", "assumes peace"):
+    for text in (
+        "▌test · nothing real",
+        "LIVE",
+        run.id,
+        "precondition spare",
+        "step drain (risk low)",
+        "assumes peace",
+    ):
         assert text in shown
     assert SqliteStore(home / "home").runs() == [run.id]
 
@@ -118,7 +131,11 @@ def test_without_its_notebook_the_cells_so_far_are_the_contract(home, cell) -> N
     setup = ("x = {'a: b': 1}", "# only a comment: nothing else", "%who", PARAMETERS, "1 + 1")
     cell(*setup, CONTRACT)
     first = current()
-    assert not first.complete and [spec.name for spec in first.contract.parameters] == ["service", "environment", "limit"]
+    assert not first.complete and [spec.name for spec in first.contract.parameters] == [
+        "service",
+        "environment",
+        "limit",
+    ]
     assert first.state.opened.notebook == ""
     cell(PARAMETERS.replace("3.0", "4.0"), CONTRACT)
     assert first.state.outcome == "aborted" and current().parameters["limit"] == 4.0
@@ -164,7 +181,9 @@ def test_a_named_notebook_that_is_no_runbook_is_left(home, cell, monkeypatch) ->
 @pytest.mark.parametrize(("old", "new"), [("memory: {", "other: {"), ("balancer: {", "other: {")])
 def test_what_the_environment_lacks_is_refused_before_anything(home, cell, old, new) -> None:
     """A signal or capability that the notebook names must be in the environment file; no run is made otherwise."""
-    book = notebook(("parameters", PARAMETERS), ("contract", CONTRACT), ("step", STEP), ("diagnose", 'run.observe("memory")'))
+    book = notebook(
+        ("parameters", PARAMETERS), ("contract", CONTRACT), ("step", STEP), ("diagnose", 'run.observe("memory")')
+    )
     (home / "notebooks" / "leak.ipynb").write_text(book)
     (home / "parameters" / "test.yaml").write_text(ENVIRONMENT.replace(old, new))
     with pytest.raises(NotFound, match="names no"):
@@ -211,7 +230,10 @@ def test_a_failed_cell_of_a_headless_run_ends_it(cell) -> None:
     cell(PARAMETERS, CONTRACT)
     with pytest.raises(ZeroDivisionError):
         cell("1 / 0")
-    assert (current().state.outcome, current().state.reason) == ("failed", "A cell failed: ZeroDivisionError: division by zero")
+    assert (current().state.outcome, current().state.reason) == (
+        "failed",
+        "A cell failed: ZeroDivisionError: division by zero",
+    )
 
 
 def test_a_failed_cell_of_an_operator_does_not(cell, monkeypatch) -> None:

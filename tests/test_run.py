@@ -177,7 +177,12 @@ def test_a_failure_after_the_end_changes_nothing(rig) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "answer", "how"),
-    [("wait\n", "wait", "operator"), ("\n", "stop", "operator"), ("maybe\n", "stop", "default"), ("", "stop", "default")],
+    [
+        ("wait\n", "wait", "operator"),
+        ("\n", "stop", "operator"),
+        ("maybe\n", "stop", "default"),
+        ("", "stop", "default"),
+    ],
 )
 def test_a_question_is_answered_or_takes_its_default(rig, monkeypatch, typed, answer, how) -> None:
     """Enter and nobody mean the default; an answer that is no option is none."""

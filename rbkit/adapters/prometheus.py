@@ -73,7 +73,8 @@ def _frame(series: list[Any]) -> "pd.DataFrame":
         for moment, value in one["values"]
     ]
     frame = pd.DataFrame(parts, columns=None if parts else ["time", "value"])
-    frame["time"] = pd.to_datetime(frame["time"].astype("float64"), unit="s", utc=True).astype("datetime64[ns, UTC]")
+    moments = pd.to_datetime(frame["time"].astype("float64"), unit="s", utc=True)
+    frame["time"] = moments.astype("datetime64[ns, UTC]").dt.round("ms")
     frame["value"] = frame["value"].astype("float64")
     labels = sorted(set(frame.columns) - {"time", "value"})
     frame[labels] = frame[labels].fillna("").astype(str)

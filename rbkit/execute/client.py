@@ -5,10 +5,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from rbkit.errors import RunbookError
 from rbkit.execute.watch import Watch
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ def execute_cells(
             if not why:
                 client.set_widgets_metadata()
             return why
+    except NoSuchKernel as error:
+        raise RunbookError(
+            f"There is no Jupyter kernel named {error.name!r}.",
+            todo="Install it, or set the notebook's kernel to python3 (`python -m ipykernel install --sys-prefix`).",
+        ) from error
     except DeadKernelError as error:
         return f"the kernel could not be started or died: {error}"
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rbkit import events as ev
 from rbkit.clock import SystemClock
-from rbkit.errors import ParameterError, RefusedInput, RunbookError
+from rbkit.errors import Cancelled, ParameterError, RefusedInput, RunbookError
 from rbkit.execute.supervise import Supervision
 from rbkit.fold import Moment, RunState
 from rbkit.journal import AUDIT, Journal
@@ -99,7 +99,13 @@ def run(
         raise RunbookError(f"The run was never opened: {supervision.stopped or _first_error(supervision.executed)}")
     path = settings.home / "records" / f"{supervision.run}.ipynb"
     notebook = json.loads(json.dumps(supervision.executed))
-    return Finished(journal.state, write(notebook, journal, path))
+    try:
+        return Finished(journal.state, write(notebook, journal, path))
+    except OSError as error:
+        raise RunbookError(
+            f"The run {journal.run} ended as {journal.state.outcome}, but its record cannot be written: {error}.",
+            todo=f"Its journal is safe: `rbkit show {journal.run}`. Free space, then look at it.",
+        ) from error
 
 
 def _execute(supervision: Supervision, notebook: Path, values: Mapping[str, Any]) -> None:
@@ -132,7 +138,7 @@ def _signals(supervision: Supervision) -> Iterator[None]:
 
     def handle(number: int, frame: Any) -> None:
         if supervision.watch is None:
-            raise KeyboardInterrupt
+            raise Cancelled("Stopped before a kernel was started.", todo="Nothing was touched.")
         supervision.watch.ask_to_stop(f"{signal.Signals(number).name} from outside")
 
     old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -17,6 +17,10 @@ Progress = Callable[[Moment], None]
 POLL_S = 0.2
 GRACE_S = 3.0
 """How long a kernel may take over its own way out before the next rung: interrupt, then kill."""
+OPEN_S = 120.0
+"""How long a notebook may take to open its run."""
+CLOSE_S = 30.0
+"""How long a notebook may go on after its run is over."""
 UNDO_GRACE_S = 120.0
 """How long a kernel may take to roll back by itself."""
 
@@ -32,7 +36,7 @@ class Watch:
 
     def __init__(self, journal: Journal, progress: Progress, budget_s: float) -> None:
         self._journal, self._progress, self._budget_s = journal, progress, budget_s
-        self._pid = 0
+        self._pid, self._since = 0, journal.clock.now()
         self._told = 0
         self._over = threading.Event()
         self._late_since: datetime | None = None
@@ -44,7 +48,7 @@ class Watch:
 
     def start(self, pid: int) -> None:
         """Begin to watch a kernel."""
-        self._pid = pid
+        self._pid, self._since = pid, self._journal.clock.now()
         self._thread.start()
 
     def stop(self) -> None:
@@ -108,11 +112,15 @@ class Watch:
             kill_all(self._pid, self._journal.run)
 
     def _late(self, state: RunState) -> str:
+        now = self._journal.clock.now()
         if state.finished:
-            return ""
+            after = now - datetime.fromisoformat(state.ended)
+            return "a cell went on after the run was over" if after.total_seconds() > CLOSE_S else ""
+        if not state.opened and (now - self._since).total_seconds() > OPEN_S:
+            return f"the run was not opened within {OPEN_S:.0f} s"
         if state.cancel or self.reason:
             return f"stopped: {state.cancel or self.reason}"
         step = state.running_step
-        if step and self._journal.clock.now() > datetime.fromisoformat(step.deadline) + timedelta(seconds=1):
+        if step and now > datetime.fromisoformat(step.deadline) + timedelta(seconds=1):
             return f"step {step.name} took longer than its timeout"
         return ""

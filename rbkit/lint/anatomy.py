@@ -23,7 +23,7 @@ _ACTIONS = {
 }
 _SEEN = re.compile(r"(?i)\b(?:see|seen|expect)")
 _UNDONE = re.compile(r"(?i)\b(?:und(?:o|one|oing)|taken? back|roll(?:ed)? back|irreversible)\b")
-_SENTENCE = re.compile(r"\w[^.!?]{8,}?[.!?](?:\s|$)")
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 
 
 def check_anatomy(book: Book) -> Iterator[Fault]:
@@ -68,14 +68,12 @@ def _neighbours(book: Book) -> Iterator[Fault]:
         if not explained and not {"parameters", "contract", "close"} & set(cell.tags):
             yield Fault("RB404", "No markdown cell stands before this one.", cell.index)
         elif "step" in cell.tags and before is not None and not _says_why(before.source):
-            yield Fault(
-                "RB410", "The text before the step does not say why, what is seen and how it is undone.", before.index
-            )
+            yield Fault("RB410", "It does not say why the step is made, what is seen, how it is undone.", before.index)
 
 
 def _says_why(text: str) -> bool:
     prose = " ".join(line for line in text.splitlines() if not line.startswith("#"))
-    return len(_SENTENCE.findall(prose)) >= 2 and bool(_SEEN.search(prose)) and bool(_UNDONE.search(prose))
+    return len(_SENTENCE_END.findall(prose)) >= 2 and bool(_SEEN.search(prose)) and bool(_UNDONE.search(prose))
 
 
 def _called(cell: Cell, tree: ast.Module) -> Iterator[Fault]:
@@ -97,7 +95,9 @@ def _is_one_call(tree: ast.Module, function: ast.AsyncFunctionDef) -> bool:
     if len(tree.body) != 2 or tree.body[0] is not function:
         return False
     wait = tree.body[1].value if isinstance(tree.body[1], ast.Expr | ast.Assign) else None
-    return isinstance(wait, ast.Await) and ast.unparse(wait.value) == f"{function.name}()"
+    call = wait.value if isinstance(wait, ast.Await) else None
+    called = call.func if isinstance(call, ast.Call) and not call.args and not call.keywords else None
+    return isinstance(called, ast.Name) and called.id == function.name
 
 
 def _step(cell: Cell, tree: ast.Module) -> Iterator[Fault]:
@@ -110,9 +110,7 @@ def _step(cell: Cell, tree: ast.Module) -> Iterator[Fault]:
     told = sections(ast.get_docstring(function))
     missing = [word for word, text in told.items() if not text]
     if missing:
-        yield Fault(
-            "RB408", f"The docstring of {function.name} lacks {', '.join(missing)}.", cell.index, function.lineno
-        )
+        yield Fault("RB408", f"{function.name} does not tell {', '.join(missing)}.", cell.index, function.lineno)
     given = {word.arg for mark in function.decorator_list if isinstance(mark, ast.Call) for word in mark.keywords}
     if not {"risk", "timeout"} <= given:
         lacking = ", ".join(sorted({"risk", "timeout"} - given))
@@ -144,7 +142,7 @@ def _changes(book: Book) -> Iterator[Fault]:
 
 
 def _handles(book: Book) -> set[str]:
-    """The names that stand for a capability: assigned from an expression with run.use."""
+    """Find the names that stand for a capability: they are assigned from run.use."""
     assigned = [node for _, node in book.nodes() if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr)]
     used = [node for node in assigned if node.value and _is_use(node.value)]
     return {part.id for node in used for part in ast.walk(node) if isinstance(part, ast.Name) and _is_stored(part)}
@@ -176,11 +174,15 @@ def _ending(book: Book) -> Iterator[Fault]:
     if len(closing) != 1:
         yield Fault("RB413", f"{len(closing)} code cells are tagged close.")
     for cell, tree in book.parsed("close"):
-        if [ast.unparse(node) for node in tree.body] != ["run.close()"]:
+        if not _closes(tree):
             yield Fault("RB413", "The cell holds something else than `run.close()`.", cell.index)
     for cell, node in book.nodes():
         if is_run(node, "close", "step", *_CALLED) and node.attr not in cell.tags:
             rule = "RB413" if node.attr == "close" else "RB406"
-            yield Fault(
-                rule, f"run.{node.attr} stands in a cell that is not tagged {node.attr}.", cell.index, node.lineno
-            )
+            yield Fault(rule, f"run.{node.attr} stands in a cell of another tag.", cell.index, node.lineno)
+
+
+def _closes(tree: ast.Module) -> bool:
+    """Tell whether a cell is `run.close()` and nothing else."""
+    call = tree.body[0].value if len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr) else None
+    return isinstance(call, ast.Call) and is_run(call.func, "close") and not call.args and not call.keywords

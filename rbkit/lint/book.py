@@ -49,16 +49,16 @@ class Book:
         return "\n".join(cell.source for cell in self.cells[:first] if cell.kind == "markdown")
 
     def tagged(self, *tags: str) -> list[Cell]:
-        """The code cells with one of these tags."""
+        """Return the code cells with one of these tags."""
         return [cell for cell in self.code if set(tags) & set(cell.tags)]
 
     def parsed(self, *tags: str) -> Iterator[tuple[Cell, ast.Module]]:
-        """The cells with one of these tags that are plain Python, with their trees; all of them without tags."""
+        """Return the plain Python cells with one of these tags, or all of them, with their trees."""
         cells = self.tagged(*tags) if tags else self.code
         return ((cell, self.trees[cell.index]) for cell in cells if cell.index in self.trees)
 
     def nodes(self) -> Iterator[tuple[Cell, Any]]:
-        """Every node of every tree, with its cell."""
+        """Return every node of every tree, with its cell."""
         return ((cell, node) for cell, tree in self.parsed() for node in ast.walk(tree))
 
 

@@ -23,8 +23,8 @@ _MAGIC = re.compile(r"\s*[%!?]|[^#'\"]*=\s*[%!]\s*\w|[^#'\"]*\w\?{1,2}\s*$")
 _WORLD = {"builtins", "codecs", "ctypes", "importlib", "io", "os", "shutil", "socket", "subprocess", "sys"}
 _BEHIND = {"gate", "journal", "screen", "fail", "fail_now", "complete"}
 _DOORS = {
-    "breakpoint", "compile", "delattr", "eval", "exec", "getattr", "globals", "input", "locals", "open", "setattr", "vars",
-    "__builtins__", "__import__", "__loader__", "__spec__",
+    "breakpoint", "compile", "delattr", "eval", "exec", "getattr", "globals", "input", "locals", "open", "setattr",
+    "vars", "__builtins__", "__import__", "__loader__", "__spec__",
 }  # fmt: skip
 _FILES = re.compile(
     r"(?:read_(?:clipboard|csv|excel|feather|fwf|gbq|hdf|html|json|orc|parquet|pickle|sas|spss|sql\w*|stata|table|xml)"
@@ -41,6 +41,16 @@ def check_code(book: Book) -> Iterator[Fault]:
     for cell, node in book.nodes():
         for rule, message in (*_imports(node), *_names(node), *_attributes(node), *_errors(node), *_words(node)):
             yield Fault(rule, message, cell.index, getattr(node, "lineno", None))
+    yield from _run_itself(book)
+
+
+def _run_itself(book: Book) -> Iterator[Fault]:
+    """Find the run under another name, where no other rule would see what is done with it."""
+    owners = {id(node.value) for _, node in book.nodes() if isinstance(node, ast.Attribute)}
+    for cell, node in book.nodes():
+        if isinstance(node, ast.Name) and node.id == "run" and id(node) not in owners:
+            if not isinstance(node.ctx, ast.Store) or "contract" not in cell.tags:
+                yield Fault("RB305", "run is passed on or assigned anew.", cell.index, node.lineno)
 
 
 def _broken(cell: Cell, why: str) -> Iterator[Fault]:

@@ -10,7 +10,7 @@ from rbkit.decide import RuleSet, load_rules
 from rbkit.errors import ContractError, ParameterError, RunbookError
 from rbkit.lint.book import Book
 from rbkit.lint.rules import Fault
-from rbkit.parameters import known_token, looks_random, secret_in, validate
+from rbkit.parameters import known_token, secret_in, validate
 
 __all__ = ["check_contract", "check_opening", "check_secrets", "rule_sets"]
 
@@ -22,13 +22,14 @@ def check_opening(book: Book) -> Iterator[Fault]:
     found = book.tagged("parameters")
     if len(found) != 1:
         yield Fault("RB201", f"{len(found)} code cells are tagged parameters.")
+    used = None if book.broken else _used(book)
     for cell, tree in book.parsed("parameters"):
         for node in tree.body:
-            yield from _parameter(book, cell, node)
+            yield from _parameter(cell, node, used)
     yield from _contract_cell(book)
 
 
-def _parameter(book: Book, cell: Cell, node: ast.stmt) -> Iterator[Fault]:
+def _parameter(cell: Cell, node: ast.stmt, used: set[str] | None) -> Iterator[Fault]:
     try:
         spec = parameter_spec(node, cell)
         _check_default(spec)
@@ -41,7 +42,7 @@ def _parameter(book: Book, cell: Cell, node: ast.stmt) -> Iterator[Fault]:
         yield Fault("RB204", f"The comment of {spec.name} does not end with a unit.", cell.index, node.lineno)
     if "str" in spec.type and secret_in(spec.name, spec.default or "in clear"):
         yield Fault("RB205", f"{spec.name} is a secret as a parameter.", cell.index, node.lineno)
-    if not book.broken and spec.name not in _used(book):
+    if used is not None and spec.name not in used:
         yield Fault("RB206", f"{spec.name} is not used.", cell.index, node.lineno)
 
 
@@ -53,7 +54,7 @@ def _check_default(spec: ParameterSpec) -> None:
 
 
 def _used(book: Book) -> set[str]:
-    """The names that cells read, that rule sets take as limits, and that rbkit itself reads."""
+    """Collect the names that cells read, that rule sets take as limits, and that rbkit itself reads."""
     read = {node.id for _, node in book.nodes() if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     sets = [load for _, _, load in rule_sets(book) if isinstance(load, RuleSet)]
     limits = {limit for rules in sets for rule in rules.rules for limit in (rule.when.above, rule.when.below)}
@@ -61,7 +62,7 @@ def _used(book: Book) -> set[str]:
 
 
 def rule_sets(book: Book) -> list[tuple[Cell, int, RuleSet | str]]:
-    """The rule sets that the notebook names, each with its place, or the reason why it cannot be read."""
+    """Read the rule sets that the notebook names, each with its place; a text says why one cannot be read."""
     return [
         (cell, node.lineno, _rule_set(book.path.parent / "rules", node.args[0].value))
         for cell, node in book.nodes()
@@ -89,7 +90,10 @@ def _contract_cell(book: Book) -> Iterator[Fault]:
 
 
 def _opens(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and ast.unparse(node).startswith("run = open_run(")
+    match node:
+        case ast.Assign(targets=[ast.Name(id="run")], value=ast.Call(func=ast.Name(id="open_run"))):
+            return True
+    return False
 
 
 def check_contract(book: Book) -> Iterator[Fault]:
@@ -121,7 +125,7 @@ def _literal(cell: Cell, node: Any) -> Iterator[Fault]:
     for name, value in _named(node):
         if isinstance(value, ast.Constant) and isinstance(value.value, str | bytes):
             text = value.value if isinstance(value.value, str) else value.value.decode("latin-1")
-            if secret_in(name, text) or looks_random(text):
+            if secret_in(name, text):
                 yield Fault("RB205", "This text looks like a secret in clear.", cell.index, value.lineno)
 
 
@@ -131,11 +135,19 @@ def _named(node: Any) -> list[tuple[str, Any]]:
         case ast.Constant():
             return [("", node)]
         case ast.Assign(targets=targets, value=value):
-            return [(ast.unparse(target), value) for target in targets]
+            return [(_name(target), value) for target in targets]
         case ast.AnnAssign(target=target, value=value):
-            return [(ast.unparse(target), value)]
+            return [(_name(target), value)]
         case ast.keyword(arg=str(name), value=value):
             return [(name, value)]
         case ast.Dict(keys=keys, values=values):
             return [(str(key.value), v) for key, v in zip(keys, values, strict=True) if isinstance(key, ast.Constant)]
     return []
+
+
+def _name(target: ast.expr) -> str:
+    """Name what is assigned to: `x`, `a.x` or `a["x"]`."""
+    match target:
+        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.Subscript(slice=ast.Constant(value=str(name))):
+            return name
+    return ""

@@ -33,7 +33,7 @@ def check_prose(book: Book) -> Iterator[Fault]:
 
 def _told(word: str, head: str) -> bool:
     """Tell whether a table has a value beside or below a word."""
-    rows = [_row(line) for line in head.splitlines() if line.lstrip().startswith("|")]
+    rows = [_row(line) for line in head.splitlines() if line.lstrip().startswith("|")][:100]
     beside = any(row[0].lower() == word and _value(row, 1) for row in rows)
     headers = [(i, [name.lower() for name in row].index(word)) for i, row in enumerate(rows) if word in _lower(row)]
     return beside or any(_value(row, column) for i, column in headers for row in rows[i + 1 :])

@@ -47,7 +47,9 @@ def ended(rig: Any, embed: bool) -> tuple[Any, Any]:
     return run, shown
 
 
-@pytest.mark.parametrize(("mode", "word"), [("live", "LIVE"), ("dry_run", "DRY RUN"), ("replay", "REPLAY"), ("resume", "RESUMED")])
+@pytest.mark.parametrize(
+    ("mode", "word"), [("live", "LIVE"), ("dry_run", "DRY RUN"), ("replay", "REPLAY"), ("resume", "RESUMED")]
+)
 @pytest.mark.parametrize("banner", ["nothing real", ""])
 def test_the_plan_says_what_where_and_how(rig, mode, word, banner) -> None:
     """Environment, mode, budget, checks, steps and assumptions stand below the contract's cell."""
@@ -56,7 +58,15 @@ def test_the_plan_says_what_where_and_how(rig, mode, word, banner) -> None:
     with capture_output() as shown:
         NotebookScreen(run.journal, banner, embed=True).plan(run)
     assert shown.stdout.splitlines()[0] == ("▌test · nothing real" if banner else "▌test")
-    for text in (word, run.id, "budget 1m 00s", "owner me", "precondition spare: There is", "step drain (risk low)", "assumes peace"):
+    for text in (
+        word,
+        run.id,
+        "budget 1m 00s",
+        "owner me",
+        "precondition spare: There is",
+        "step drain (risk low)",
+        "assumes peace",
+    ):
         assert text in shown.stdout
 
 
@@ -105,5 +115,7 @@ def test_checks_have_durations_too(rig) -> None:
     with capture_output() as shown:
         asyncio.run(spare())
         run.screen.summary(run.state)
-    durations = next(out.data[SCRAP]["data"] for out in shown.outputs if out.data.get(SCRAP, {}).get("name") == "durations")
+    durations = next(
+        out.data[SCRAP]["data"] for out in shown.outputs if out.data.get(SCRAP, {}).get("name") == "durations"
+    )
     assert durations == {"run": 0.0, "precondition spare": 0.0}

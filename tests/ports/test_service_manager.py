@@ -1,0 +1,92 @@
+"""Every service manager, in memory or real, keeps the same promises."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+
+from rbkit.adapters.fakes import FakeServices
+from rbkit.adapters.sandbox import SandboxServices
+from rbkit.errors import NotFound
+from rbkit.events import Call
+from rbkit.ports import ServiceManager
+
+INSTANCES = ["checkout-1", "checkout-2", "checkout-3"]
+
+
+@pytest.fixture(params=["fake", "sandbox"])
+def use(request: pytest.FixtureRequest) -> Iterator[Callable[[Callable[[ServiceManager], Awaitable[Any]]], Any]]:
+    """Run a coroutine with a manager of three instances that all run."""
+    if request.param == "fake":
+        fake = FakeServices({"checkout": INSTANCES})
+        yield lambda work: asyncio.run(work(fake))
+        return
+    layout = request.getfixturevalue("well")
+
+    async def closed(work: Any) -> Any:
+        adapter = SandboxServices(layout.urls["supervisor"], SecretStr(layout.token()))
+        try:
+            return await work(adapter)
+        finally:
+            await adapter.aclose()
+
+    yield lambda work: asyncio.run(closed(work))
+
+
+def call(action: str, target: str = "checkout-2") -> Call:
+    """Make a call."""
+    return Call(capability="services", action=action, target=target)
+
+
+def holds(plan: Any, state: dict[str, Any]) -> bool:
+    """Tell whether a state is what a plan wants."""
+    return plan.after.items() <= state.items() and all(state[key] != value for key, value in plan.differs.items())
+
+
+def test_instances_are_listed_in_a_stable_order(use) -> None:
+    """Each instance has its name, state, process and version."""
+    found = use(lambda s: s.instances("checkout"))
+    assert [service.name for service in found] == INSTANCES
+    assert all((s.state, s.version) == ("running", "v1") and s.pid and s.started_at.tzinfo for s in found)
+
+
+def test_an_unknown_service_has_no_instances(use) -> None:
+    """An empty list, not an error."""
+    assert use(lambda s: s.instances("no-such-service")) == []
+
+
+def test_an_unknown_instance_is_not_found(use) -> None:
+    """Reading or changing what is not there names it."""
+    with pytest.raises(NotFound, match="no-such"):
+        use(lambda s: s.state("no-such"))
+    with pytest.raises(NotFound, match="no-such"):
+        use(lambda s: s.apply(call("restart", "no-such"), uuid4().hex))
+
+
+@pytest.mark.parametrize("actions", [("restart",), ("stop", "start")])
+def test_what_a_plan_wants_comes_true(use, until, actions) -> None:
+    """After each action the state shows what the plan promised; a restart cannot be undone, the others can."""
+    for action in actions:
+        before = use(lambda s: s.state("checkout-2"))
+        plan = use(lambda s, action=action, before=before: _plan(s, action, before))
+        assert not holds(plan, before) and bool(plan.irreversible) is (action == "restart")
+        assert (plan.undo is None) is (action == "restart")
+        use(lambda s, action=action: s.apply(call(action), uuid4().hex))
+        until(lambda plan=plan: holds(plan, use(lambda s: s.state("checkout-2"))))
+
+
+async def _plan(services: ServiceManager, action: str, before: dict[str, Any]) -> Any:
+    return services.plan(call(action), before)
+
+
+def test_the_same_key_acts_once(use) -> None:
+    """A restart that is repeated with its key does not restart again; a new key does."""
+    keys = [uuid4().hex, uuid4().hex]
+    pids = []
+    for key in (keys[0], keys[0], keys[1]):
+        use(lambda s, key=key: s.apply(call("restart"), key))
+        pids.append(use(lambda s: s.state("checkout-2"))["pid"])
+    assert pids[0] == pids[1] != pids[2]
