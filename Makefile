@@ -17,14 +17,14 @@ $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r <(grep -A200 '^uv==' requirements.lock | awk 'NR>1 && /^[a-z0-9]/ {exit} {print}')
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: $(READY) ## Break the sandbox and watch a runbook cure it (no server, no root)
 	RBKIT_HOME=$(CURDIR)/.demo $(BIN)/rbkit demo
 
 test: $(READY) ## Run every test; servers that are missing are skipped and named
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope
 
 coverage: $(READY) ## Measure the branches of floors 0 to 3
 	$(BIN)/coverage erase

@@ -267,7 +267,7 @@ def parameter_spec(node: ast.stmt, cell: Cell) -> ParameterSpec:
     unit, kind = _UNIT.search(text), type_text(node.annotation, where)
     return ParameterSpec(
         name=name, type=kind, default=default, required=node.value is None,
-        help=text, unit=unit.group(1).rstrip(".") if unit and kind in {"int", "float"} else "",
+        help=text, unit=unit.group(1).rstrip(".") if unit and {"int", "float"} & {*kind.split(" | ")} else "",
     )  # fmt: skip
 
 

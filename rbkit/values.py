@@ -19,6 +19,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 _DEEPEST = 50
+_LONGEST = 100 * 365 * 86400
 
 
 def canonical(value: Any) -> bytes:
@@ -59,21 +60,23 @@ def seconds(text: str | float) -> float:
         text: Numbers with units; a bare number is taken as seconds.
 
     Returns:
-        Seconds, above zero.
+        Seconds, above zero and below 100 years: what a date can be moved by.
 
     Raises:
-        SettingsError: It is no duration, or not above zero.
+        SettingsError: It is no duration, not above zero, or too long.
     """
     if isinstance(text, int | float):
-        total = float(text)
+        total = text
     else:
         parts = _DURATION.findall(text)
         if not parts or "".join(number + unit for number, unit in parts) != text.strip():
             raise SettingsError(f"{text!r} is no duration.", todo="Write it like 30s, 5m, 1h30m or 250ms.")
         total = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if not 0 < total < float("inf"):
-        raise SettingsError(f"A duration must be above zero, not {text!r}.", todo="Write it like 30s or 5m.")
-    return total
+    if not 0 < total < _LONGEST:
+        raise SettingsError(
+            f"A duration must be above zero and below 100 years, not {text!r:.40}.", todo="Write it like 30s or 5m."
+        )
+    return float(total)
 
 
 def human(amount: float) -> str:

@@ -13,10 +13,12 @@ CLASSES = [getattr(errors, name) for name in errors.__all__]
 def drawn() -> dict[str, tuple[int, str]]:
     """Read name, depth and remark of every class off the drawing at the top of the file."""
     found = {}
-    for line in (errors.__doc__ or "").splitlines():
+    lines = (errors.__doc__ or "").splitlines()
+    edge = next(line.index("RunbookError") for line in lines if line.strip() == "RunbookError")
+    for line in lines:
         names = re.match(r"[ │├└─]*((?:[A-Z]\w+(?:, )?)+)", line)
-        if names and line.startswith("    "):
-            depth = (names.start(1) - 4) // 4
+        if names and names[1].split(", ")[0] in errors.__all__:
+            depth = (names.start(1) - edge) // 4
             found |= {name: (depth, line) for name in names[1].split(", ")}
     return found
 

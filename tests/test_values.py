@@ -45,7 +45,9 @@ def deep() -> list:
     return knot
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, {1, 2}, object(), deep()], ids=["nan", "inf", "set", "object", "knot"])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, {1, 2}, object(), deep()], ids=["nan", "inf", "set", "object", "knot"]
+)
 def test_what_is_not_json_is_refused(value):
     """A value that the journal cannot hold is refused, not rounded or dropped."""
     with pytest.raises(RefusedInput, match="cannot be written to the journal"):
@@ -63,7 +65,8 @@ def test_durations_are_read(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "5", "5 m", "m", "-5m", "5m!", "5M", "0s", 0, -1, math.nan, math.inf, 10**400, "9" * 400 + "s", "5m\n5m"],
+    ["", "5", "5 m", "m", "-5m", "5m!", "5M", "0s", 0, -1, math.nan, math.inf, 10**400, "9" * 400 + "s", "5m\n5m", "36500d"],
+    ids=lambda text: f"{text!r:.12}",
 )
 def test_what_is_no_duration_is_refused(text):
     """Nothing is guessed: no unit, no sign, no zero, no infinity; the advice shows the form."""

@@ -42,5 +42,5 @@ def _faults(book: Book) -> list[Fault]:
 
 def _sorted(faults: list[Fault]) -> list[Fault]:
     """Order faults by place; the same rule is told once a line."""
-    once = {(fault.rule, fault.cell, fault.line): fault for fault in reversed(faults)}
+    once = {(f.rule, f.cell, f.line, "" if f.line else f.message): f for f in reversed(faults)}
     return sorted(once.values(), key=lambda f: (-1 if f.cell is None else f.cell, f.line or 0, f.rule))

@@ -48,9 +48,9 @@ def _run_itself(book: Book) -> Iterator[Fault]:
     """Find the run under another name, where no other rule would see what is done with it."""
     owners = {id(node.value) for _, node in book.nodes() if isinstance(node, ast.Attribute)}
     for cell, node in book.nodes():
-        if isinstance(node, ast.Name) and node.id == "run" and id(node) not in owners:
-            if not isinstance(node.ctx, ast.Store) or "contract" not in cell.tags:
-                yield Fault("RB305", "run is passed on or assigned anew.", cell.index, node.lineno)
+        alone = isinstance(node, ast.Name) and node.id == "run" and id(node) not in owners
+        if alone and not (isinstance(node.ctx, ast.Store) and "contract" in cell.tags):
+            yield Fault("RB305", "run is passed on or assigned anew.", cell.index, node.lineno)
 
 
 def _broken(cell: Cell, why: str) -> Iterator[Fault]:

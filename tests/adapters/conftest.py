@@ -19,10 +19,12 @@ class Server:
     Args:
         reply: What it answers; parts are sent one by one until the caller goes away.
         reset: Whether it ends with a reset instead of an orderly close.
+        silent: Whether it says nothing more until the caller goes away.
     """
 
     reply: bytes | Iterable[bytes] = b""
     reset: bool = False
+    silent: bool = False
     asked: list[bytes] = field(default_factory=list)
 
     def json(self, data: Any, status: int = 200, headers: str = "") -> "Server":
@@ -58,6 +60,8 @@ class Server:
             for part in [self.reply] if isinstance(self.reply, bytes) else self.reply:
                 writer.write(part)
                 await writer.drain()
+            if self.silent:
+                await reader.read()
         if self.reset:
             option = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)

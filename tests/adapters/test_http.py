@@ -158,22 +158,12 @@ def test_an_answer_that_breaks_off_leaves_a_doubt(server, reset, reply) -> None:
         write(server)
 
 
-def test_a_server_that_never_answers_leaves_a_doubt(server) -> None:
-    """The deadline of a change ends in a doubt."""
-
-    async def work(url: str) -> None:
-        async def hang(reader: Any, writer: Any) -> None:
-            await reader.read()
-            writer.close()
-
-        silent = await asyncio.start_server(hang, "127.0.0.1", 0)
-        async with silent:
-            client = Http(f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}", "The thing")
-            with pytest.raises(MayHaveActed, match="ReadTimeout"):
-                await client.write("PUT", "/thing", timeout_s=0.05)
-            await client.aclose()
-
-    server.use(work)
+@pytest.mark.parametrize("reply", [b"", CUT])
+def test_a_server_that_falls_silent_leaves_a_doubt(server, reply) -> None:
+    """The deadline of a change ends in a doubt, before the answer or in the middle of it."""
+    server.reply, server.silent = reply, True
+    with pytest.raises(MayHaveActed, match="ReadTimeout"):
+        write(server, timeout_s=0.05)
 
 
 @pytest.mark.parametrize("body", ['{"a": ', "<html>", "\x00", "[" * 100_000])
