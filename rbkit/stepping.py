@@ -164,6 +164,7 @@ async def _guarded(stepper: Stepper, spec: StepSpec, work: Callable[[], Awaitabl
         if task in done:
             return task.result()
         if watcher in done:
+            watcher.result()
             raise errors.Cancelled(f"Stopped: {stepper.gate.journal.state.cancel}.")
         raise errors.StepUnknown(f"Step {spec.name} took longer than {human(spec.timeout_s)}.")
     finally:

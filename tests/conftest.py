@@ -92,8 +92,20 @@ class Rig:
         gate = self.gate(mode, run=run, tape=tape)
         gate.journal.append(
             ev.RunOpened(
-                runbook="test", version="1", owner="me", mode=mode, environment="test", environment_digest="",
-                digest="", contract={}, parameters={}, driver="headless", host="h", pid=1, notebook="", budget_s=60,
+                runbook="test",
+                version="1",
+                owner="me",
+                mode=mode,
+                environment="test",
+                environment_digest="",
+                digest="",
+                contract={},
+                parameters={},
+                driver="headless",
+                host="h",
+                pid=1,
+                notebook="",
+                budget_s=60,
             )  # fmt: skip
         )
         return gate

@@ -172,11 +172,12 @@ def test_a_planned_change_never_acts():
     assert (change.state, change.acted, change.in_doubt, change.irreversible) == ("planned", False, False, "gone")
 
 
-def test_a_run_says_what_it_waits_for_until_the_step_ends():
-    """An approval that is asked for is named with step and risk."""
+def test_a_run_says_which_approval_it_lacks_also_when_the_step_was_given_up():
+    """An approval that is asked for is named with step and risk; a step that ended for lack of it does not hide it."""
     asked = (OPENED, STARTED, ev.ApprovalRequested(step="drain", risk="high", needed=2, digest=""))
     assert folded(*asked).waits_for == "2 approval(s) for step drain (risk high)"
-    assert folded(*asked, ev.StepFailed(step="drain", error="E", why="", seconds=1)).waits_for == ""
+    given_up = folded(*asked, ev.StepFailed(step="drain", error="E", why="", seconds=1))
+    assert given_up.waits_for == "2 approval(s) for step drain (risk high)"
 
 
 def test_the_first_reason_to_stop_is_kept_and_so_is_the_rollback():

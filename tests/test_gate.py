@@ -313,6 +313,17 @@ def test_a_resumed_run_does_not_repeat_what_was_done(rig) -> None:
     assert len(rig.events("change_intended")) == 1
 
 
+def test_a_resumed_run_finds_its_change_among_others(rig) -> None:
+    """Another change of the same step, or the same change of another step, does not stand in."""
+    gate = rig.started()
+    rig.change(gate, "drain")
+    rig.change(gate, "stop")
+    resumed = rig.gate("resume")
+    rig.change(resumed, "stop")
+    rig.change(resumed, "start")
+    assert [call.action for call in rig.services.asked] == ["stop", "start"] and len(rig.balancer.asked) == 1
+
+
 def test_a_resumed_run_takes_each_old_change_once(rig) -> None:
     """There and back and there again in one step: each repetition stands for one change, later ones are made."""
     gate = rig.started()

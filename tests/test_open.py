@@ -128,7 +128,7 @@ def test_values_that_were_set_are_used_and_checked(cell) -> None:
 def test_without_its_notebook_the_cells_so_far_are_the_contract(home, cell) -> None:
     """In an unsaved notebook parameters and opening are read from what was executed, magics and all; also again."""
     (home / "notebooks" / "leak.ipynb").unlink()
-    setup = ("x = {'a: b': 1}", "# only a comment: nothing else", "%who", PARAMETERS, "1 + 1")
+    setup = ("x = {'a: b': 1}", "# only a comment: nothing else", "%who", "1 +", PARAMETERS, "1 + 1")
     cell(*setup, CONTRACT)
     first = current()
     assert not first.complete and [spec.name for spec in first.contract.parameters] == [

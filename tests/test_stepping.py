@@ -237,6 +237,30 @@ def test_a_request_from_another_process_stops_a_running_step(rig) -> None:
     assert (run.state.outcome, rig.states()["checkout-1"]) == ("aborted", "ready")
 
 
+def test_a_journal_that_cannot_be_watched_stops_a_running_step(rig, monkeypatch) -> None:
+    """When nobody could ask the step to stop any more it is stopped; that is a failure of the store, not a request."""
+    rig.balancer = Deaf(acts=True)
+    run, read, broken = rig.run(), rig.store.read, []
+
+    def fails_once(*arguments: Any) -> Any:
+        if broken:
+            raise broken.pop()
+        return read(*arguments)
+
+    monkeypatch.setattr(rig.store, "read", fails_once)
+    monkeypatch.setattr(stepping, "WATCH_S", 0.01)
+
+    async def scenario() -> None:
+        task = asyncio.ensure_future(drains(run)())
+        await asyncio.wait_for(rig.balancer.entered.wait(), 5)
+        broken.append(StoreUnavailable("The disk is gone."))
+        await task
+
+    with pytest.raises(StepUnknown, match="The disk is gone"):
+        asyncio.run(scenario())
+    assert (run.state.outcome, run.state.cancel, rig.states()["checkout-1"]) == ("rolled_back", "", "ready")
+
+
 def test_a_request_made_before_a_step_keeps_it_from_beginning(rig) -> None:
     """A step whose run was asked to stop does no work at all."""
     run = rig.run()

@@ -4,12 +4,13 @@ import asyncio
 from importlib.metadata import EntryPoint
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from rbkit import wiring
 from rbkit.adapters.jsonl_logs import JsonlLogs
 from rbkit.adapters.prometheus import Prometheus
-from rbkit.errors import NotFound, SecretError, SettingsError, Unreachable
+from rbkit.errors import BadAnswer, NotFound, SecretError, SettingsError, Unreachable
 from rbkit.settings import Environment
 from rbkit.wiring import Wiring, adapter, secret
 
@@ -82,9 +83,10 @@ def test_ports_are_made_once_and_only_when_used() -> None:
     """Nothing is made before it is asked for; asking again gives the same."""
     wired = world()
     assert list(wired.capabilities()) == ["balancer"] and wired._made == {}
-    spec, ask = wired.signal("memory")
-    assert spec.query == "up" and isinstance(ask.__self__, Prometheus)
-    assert wired.signal("memory")[1].__self__ is ask.__self__ and list(wired._made) == ["source numbers"]
+    assert wired.signal("memory")[0].query == "up"
+    first = dict(wired._made)
+    wired.signal("memory")
+    assert isinstance(first["source numbers"], Prometheus) and wired._made == first
     asyncio.run(wired.aclose())
 
 
@@ -100,6 +102,29 @@ def test_a_source_of_logs_is_searched(tmp_path) -> None:
     wired._made["source numbers"] = Logs(str(tmp_path))
     asyncio.run(wired.signal("memory")[1]({"level": "error"}, "window"))
     assert asked == [({"level": "error"}, "window", 7)]
+
+
+@pytest.mark.parametrize(
+    ("instances", "most", "fits"), [(("a", "b", "a"), 2, True), (("a", "b"), 1, False), ((None,), 1, True)]
+)
+def test_more_series_than_the_environment_allows_are_refused(instances, most, fits) -> None:
+    """Distinct labels are counted, not samples; an answer without labels is one series."""
+    rows = [{"time": pd.Timestamp(0, tz="UTC"), "value": 1.0} | ({"instance": i} if i else {}) for i in instances]
+    wired = world()
+    settings = wired.environment.signals["memory"].model_copy(update={"max_series": most})
+    wired.environment.signals["memory"] = settings
+
+    class Metrics:
+        async def query(self, query: Any, window: Any) -> Any:
+            return pd.DataFrame(rows)
+
+    wired._made["source numbers"] = Metrics()
+    ask = wired.signal("memory")[1]("up", None)
+    if fits:
+        assert len(asyncio.run(ask)) == len(instances)
+    else:
+        with pytest.raises(BadAnswer, match="Signal memory has 2 series; the limit is 1"):
+            asyncio.run(ask)
 
 
 @pytest.mark.parametrize(("word", "name"), [("signal", "memori"), ("capability", "balanser")])
@@ -137,7 +162,9 @@ def test_an_address_may_be_published_in_a_file(tmp_path) -> None:
     with pytest.raises(Unreachable, match="No address is published.*rbkit sandbox up"):
         world(source=source).signal("memory")
     (tmp_path / "metrics.url").write_text("http://127.0.0.1:1\n")
-    assert world(source=source).signal("memory")[1].__self__._http._url == "http://127.0.0.1:1"
+    wired = world(source=source)
+    wired.signal("memory")
+    assert wired._made["source numbers"]._http._url == "http://127.0.0.1:1"
     (tmp_path / "metrics.url").write_bytes(b"\xff")
     with pytest.raises(Unreachable):
         world(source=source).signal("memory")

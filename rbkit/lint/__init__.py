@@ -10,6 +10,7 @@ from rbkit.lint.file import check_file
 from rbkit.lint.opening import check_contract, check_opening, check_secrets
 from rbkit.lint.prose import check_prose
 from rbkit.lint.rules import HINTS, RULES, Fault, Finding
+from rbkit.parameters import known_token
 
 __all__ = ["RULES", "Finding", "check"]
 
@@ -30,7 +31,13 @@ def check(path: Path) -> list[Finding]:
         faults = [Fault("RB001", error.what)]
     except (RecursionError, MemoryError):
         faults = [Fault("RB001", f"{path} is nested too deeply to be read.")]
-    return [Finding(f.rule, path, f.cell, f.line, f.message, HINTS[f.rule]) for f in _sorted(faults)]
+    return [Finding(f.rule, path, f.cell, f.line, _masked(f.message), HINTS[f.rule]) for f in _sorted(faults)]
+
+
+def _masked(message: str) -> str:
+    """Keep back a message that repeats a secret, be it a tag, a name or a key."""
+    kind = known_token(message)
+    return f"What is wrong here holds what looks like {kind}." if kind else message
 
 
 def _faults(book: Book) -> list[Fault]:

@@ -127,6 +127,15 @@ def test_a_secret_is_never_repeated(tmp_path: Path, source: str) -> None:
     assert "hunter2" not in repr(found)
 
 
+def test_a_secret_in_a_tag_or_a_key_is_not_repeated(tmp_path: Path) -> None:
+    """Where a finding would name what holds the secret, it says its kind instead."""
+    notebook = good()
+    notebook["cells"][1]["metadata"] = {"tags": [LEAK], LEAK: 1}
+    found = check(write(tmp_path, notebook))
+    assert {finding.rule for finding in found} == {"RB005", "RB205", "RB401"}
+    assert LEAK not in repr(found)
+
+
 def test_paths_that_are_no_file_are_findings(tmp_path: Path) -> None:
     """Missing, remote, endless and unreadable paths are findings."""
     fifo = tmp_path / "fifo.ipynb"
