@@ -264,10 +264,10 @@ def parameter_spec(node: ast.stmt, cell: Cell) -> ParameterSpec:
         raise ContractError(f"{name!r} is no good name for a parameter ({where}).")
     default = _any_literal(node.value, f"The default of {name} ({where})") if node.value else None
     text = _comment(node, cell.source)
-    unit, kind = _UNIT.search(text), type_text(node.annotation, where)
+    unit, kind = _UNIT.search(text.rstrip(". ")), type_text(node.annotation, where)
     return ParameterSpec(
         name=name, type=kind, default=default, required=node.value is None,
-        help=text, unit=unit.group(1).rstrip(".") if unit and {"int", "float"} & {*kind.split(" | ")} else "",
+        help=text, unit=unit.group(1) if unit and {"int", "float"} & {*kind.split(" | ")} else "",
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rbkit.errors import NotFound, SettingsError
+from rbkit.settings import read_yaml
 from rbkit.signal import Signal
 from rbkit.values import digest
 
@@ -116,17 +117,12 @@ def load_rules(name: str, folder: Path) -> RuleSet:
         NotFound: There is no such file.
         SettingsError: It cannot be read, is not YAML or not a rule set; the key is named.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     path = folder / f"{name}.yaml"
     if not name.replace("-", "_").isidentifier() or not path.is_file():
         raise NotFound(f"There are no rules {name!r} in {folder}.", todo="Write rules/NAME.yaml next to the runbook.")
+    data = read_yaml(path)
     try:
-        data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         return RuleSet.model_validate({"name": name, **data} if isinstance(data, dict) else data)
-    except (OSError, YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise SettingsError(f"{path} is not good YAML: {' '.join(str(error).split())[:300]}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

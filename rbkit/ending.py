@@ -69,7 +69,7 @@ async def roll_back(gate: Gate, why: str) -> None:
     results = {change.key: await _undone(gate, change) for change in todo}
     journal.append(
         ev.RollbackEnded(
-            undone=[key for key, result in results.items() if result == "undone"],
+            undone=[change.key for change in journal.state.changes.values() if change.undone],
             left=[key for key, result in results.items() if result == "left"],
             in_doubt=[key for key, result in results.items() if result == "in doubt"],
         )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from rbkit.errors import JournalBroken, RefusedInput
 from rbkit.events import AnyEvent, Event, Json
@@ -41,10 +42,16 @@ def seal_entry(run: str, seq: int, at: str, actor: str, source: str, event: Even
 
     Returns:
         The entry.
+
+    Raises:
+        RefusedInput: The event holds a value that is not JSON.
     """
+    try:
+        said = event.model_dump(mode="json")
+    except PydanticSerializationError as error:
+        raise RefusedInput(f"The event {event.kind} cannot be written to the journal: {error}.") from error
     body: Json = {
-        "run": run, "seq": seq, "at": at, "actor": actor, "source": source,
-        "event": event.model_dump(mode="json"), "prev": prev,
+        "run": run, "seq": seq, "at": at, "actor": actor, "source": source, "event": said, "prev": prev,
     }  # fmt: skip
     return Entry(**body, hash=digest(body))
 

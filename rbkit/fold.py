@@ -44,7 +44,7 @@ class Change:
 
     @property
     def moved(self) -> str:
-        """What is different, as `key before → after`; `nothing` when it held already."""
+        """What is different, as `key before → after`; `nothing changed` when it held already."""
         after = self.after if self.after is not None else self.planned
         keys = [key for key in self.planned if self.before.get(key) != after.get(key)] + list(self.differs)
         moves = [f"{key} {self.before.get(key)} → {after.get(key, 'another')}" for key in keys]

@@ -181,7 +181,7 @@ class Gate:
                 f"{call} is a change outside a step.", todo="Put it in a function decorated with @run.step(...)."
             )
         changes = state.changes.values()
-        targets = {change.call.target for change in changes if change.step == step.name and not change.undoes}
+        targets = {change.call.target for change in changes if change.step == step.name}
         if len(targets | {call.target}) > step.max_targets:
             raise GuardRail(f"Step {step.name} may touch {step.max_targets} target(s); {call} would be one more.")
         return step

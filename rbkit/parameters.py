@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any, Literal, Union
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 
 from rbkit.contract import Contract, ParameterSpec
 from rbkit.errors import ContractError, ParameterError, RefusedInput
@@ -47,7 +48,11 @@ _WORD = re.compile(r"[0-9A-Za-z+/_-]{28,}")
 
 @cache
 def _adapter(text: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_type(ast.parse(text, mode="eval").body), config=ConfigDict(strict=True, allow_inf_nan=False))
+    try:
+        built = _type(ast.parse(text, mode="eval").body)
+        return TypeAdapter(built, config=ConfigDict(strict=True, allow_inf_nan=False))
+    except (RecursionError, MemoryError, SchemaError) as error:
+        raise ContractError(f"The type {text[:80]!a} cannot be used for a parameter.") from error
 
 
 def _type(node: ast.expr) -> Any:
@@ -104,8 +109,9 @@ def _value(spec: ParameterSpec, given: Mapping[str, Any]) -> Any:
         raise ParameterError(f"Parameter {spec.name} is missing; {_expected(spec)}.", field=spec.name)
     value = given.get(spec.name, spec.default)
     _check_secret(spec, value)
+    adapter = _adapter(spec.type)
     try:
-        checked = _adapter(spec.type).validate_python(value)
+        checked = adapter.validate_python(value)
         size = len(canonical(checked))
     except (ValidationError, RecursionError, RefusedInput) as error:
         why = error.errors()[0]["msg"].lower() if isinstance(error, ValidationError) else "it cannot be written as JSON"

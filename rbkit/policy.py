@@ -1,7 +1,6 @@
 """Pure policy: which risk needs whose approval, what has to be undone, and how a run ends."""
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from rbkit.events import Outcome, Phase
 from rbkit.fold import Change, RunState

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,10 +15,11 @@ from rbkit.errors import NotFound, SettingsError
 from rbkit.events import Mode
 from rbkit.values import digest, nearest, seconds
 
-__all__ = ["Environment", "PortSettings", "Settings", "SignalSettings", "load_environment"]
+__all__ = ["Environment", "PortSettings", "Settings", "SignalSettings", "load_environment", "read_yaml"]
 
 _VARIABLE = re.compile(r"\$\{(RBKIT_[A-Z0-9_]+)(?::-([^}]*))?\}")
 _LARGEST = 1_000_000
+_DEEPEST = 50
 T = TypeVar("T")
 
 
@@ -182,7 +183,7 @@ class _File:
     """An environment file as it was read: it knows the line of every key."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.data = path, _yaml(path)
+        self.path, self.data = path, read_yaml(path)
 
     def wrong(self, place: tuple[Any, ...], what: str, todo: str = "") -> SettingsError:
         """Say what is wrong with a key, and in which line."""
@@ -190,25 +191,47 @@ class _File:
         return SettingsError(f"{self.path}, line {_line(self.data, place)}: {key}: {what}.", todo=todo)
 
 
-def _yaml(path: Path) -> Any:
-    """Read YAML of a bounded size; aliases are refused, as a few lines of them unfold into more than memory holds."""
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file that may hold anything, within limits.
+
+    Args:
+        path: Where it lies; at most 1 MB, nested at most 50 levels, without aliases (a few lines of them unfold
+            into more than memory holds).
+
+    Returns:
+        What ruamel.yaml reads; mappings and lists know their lines.
+
+    Raises:
+        SettingsError: It cannot be read, is not YAML, or crosses a limit.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.events import AliasEvent
 
     try:
-        text = path.read_bytes()[: _LARGEST + 1].decode()
+        with path.open("rb") as file:
+            text = file.read(_LARGEST + 1).decode()
         if len(text) > _LARGEST:
             raise SettingsError(f"{path} is larger than {_LARGEST // 1_000_000} MB.")
-        alias = next((event for event in YAML(typ="rt").parse(text) if isinstance(event, AliasEvent)), None)
-        if alias:
-            line = alias.start_mark.line + 1
-            raise SettingsError(f"{path}, line {line}: *{alias.anchor}: aliases are not read; write the value out.")
+        _check_shape(path, YAML(typ="rt").parse(text))
         return YAML(typ="rt").load(text)
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (YAMLError, ValueError) as error:
         raise SettingsError(f"{path} is not good YAML: {' '.join(str(error).split())[:300]}") from error
+
+
+def _check_shape(path: Path, events: Iterable[Any]) -> None:
+    """Look at a YAML text before anything is made of it."""
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
+    depth = 0
+    for event in events:
+        line = event.start_mark.line + 1
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if isinstance(event, AliasEvent):
+            raise SettingsError(f"{path}, line {line}: *{event.anchor}: aliases are not read; write the value out.")
+        if depth > _DEEPEST:
+            raise SettingsError(f"{path}, line {line}: it is nested deeper than {_DEEPEST} levels.")
 
 
 def _plain(file: _File, node: Any, place: tuple[Any, ...], variables: Mapping[str, str]) -> Any:
@@ -219,8 +242,10 @@ def _plain(file: _File, node: Any, place: tuple[Any, ...], variables: Mapping[st
         return {_key(file, place, key): _plain(file, node[key], (*place, key), variables) for key in node}
     if isinstance(node, list):
         return [_plain(file, item, (*place, index), variables) for index, item in enumerate(node)]
-    if node is None or isinstance(node, bool | int) or (isinstance(node, float) and math.isfinite(node)):
+    if node is None or isinstance(node, bool):
         return node
+    if isinstance(node, int | float) and math.isfinite(node):
+        return int(node) if isinstance(node, int) else float(node)
     raise file.wrong(place, "is no text, finite number, list or mapping", "Put it in quotes if it is meant as text.")
 
 

@@ -86,7 +86,7 @@ class Signal:
             DataFrame indexed by `by`: `latest`, `min`, `max`, `mean` (float64), `samples` (int64);
             the highest latest value first.
         """
-        found = self.frame.groupby(self.by)["value"].agg(["last", "min", "max", "mean", "count"])
+        found = self.frame.sort_values("time").groupby(self.by)["value"].agg(["last", "min", "max", "mean", "count"])
         found = found.rename(columns={"last": "latest", "count": "samples"}).round(3)
         return found.sort_values("latest", ascending=False).head(rows)
 

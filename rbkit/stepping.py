@@ -12,7 +12,7 @@ from rbkit.contract import StepSpec
 from rbkit.fold import Change
 from rbkit.gate import Gate, current_step
 from rbkit.policy import approvals_needed
-from rbkit.values import canonical, digest, human, plain
+from rbkit.values import digest, human, plain
 
 __all__ = ["Line", "Stepper", "run_step"]
 
@@ -116,7 +116,6 @@ async def _work(stepper: Stepper, spec: StepSpec, work: Callable[[], Awaitable[A
         raw = await _guarded(stepper, spec, work)
         _refuse_doubt(stepper, spec)
         result = plain(_as_data(raw), f"The result of step {spec.name}")
-        canonical(result)
     except BaseException as error:
         raise await _lost(stepper, spec, error, began) from error
     took = journal.clock.monotonic() - began

@@ -35,7 +35,10 @@ ENVIRONMENT = Environment.model_validate(
     {
         "name": "test",
         "sources": {"metrics": {"adapter": "fake"}},
-        "signals": {"memory": {"source": "metrics", "query": "memory{service=$service}", "unit": "MB"}},
+        "signals": {
+            "memory": {"source": "metrics", "query": "memory{service=$service}", "unit": "MB"},
+            "kilobytes": {"source": "metrics", "query": "memory{service=$service}", "multiply": 1000.0, "unit": "kB"},
+        },
         "capabilities": {"balancer": {"adapter": "fake"}, "services": {"adapter": "fake"}},
     }
 )

@@ -113,6 +113,24 @@ def test_a_rollback_that_was_cut_off_is_finished_by_another(rig, monkeypatch) ->
     assert undone(rig).count("checkout-3") == 1
 
 
+def test_a_rollback_that_was_cut_off_at_its_very_end_is_rolled_back(rig, monkeypatch) -> None:
+    """Everything is undone already: the next process ends the rollback, and the run has been rolled back."""
+    rig.balancer, append = FakeBalancer(MEMBERS), rig.store.append
+
+    def dies(entry: Any) -> bool:
+        if entry.event["kind"] == "rollback_ended":
+            raise KeyboardInterrupt
+        return bool(append(entry))
+
+    monkeypatch.setattr(rig.store, "append", dies)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(end(drain_three(rig), "it failed"))
+    monkeypatch.undo()
+    asked = list(rig.balancer.asked)
+    state = asyncio.run(end(rig.gate(), "the first one died"))
+    assert (state.outcome, len(state.rollback.undone), rig.balancer.asked) == ("rolled_back", 3, asked)
+
+
 def test_a_process_that_dies_after_the_rollback_leaves_a_run_that_closes(rig) -> None:
     """An ended rollback is not begun again, even when it could not bring back what is irreversible."""
     gate = rig.started()
@@ -173,7 +191,8 @@ def test_an_irreversible_change_that_cannot_be_read_again_stays_unknown(rig) -> 
     rig.services = Gone({"checkout": ["checkout-1"]})
     with pytest.raises(KeyboardInterrupt):
         rig.change(rig.started(), "restart")
-    assert asyncio.run(end(rig.gate(), "interrupted")).outcome == "unknown"
+    state = asyncio.run(end(rig.gate(), "interrupted"))
+    assert (state.outcome, len(state.rollback.in_doubt), state.rollback.left) == ("unknown", 1, [])
 
 
 def test_a_reversible_change_in_doubt_is_undone(rig) -> None:

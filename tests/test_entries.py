@@ -27,7 +27,9 @@ def test_an_entry_that_holds_no_json_is_not_intact():
     assert not intact(Entry.model_construct(run=b"\xff", seq=0, at="", actor="", source="", event={}, prev="", hash=""))
 
 
-@pytest.mark.parametrize("event", [{}, {"kind": "step_flown"}, {"kind": "cancel_requested"}, {"kind": "step_done", "x": 1}])
+@pytest.mark.parametrize(
+    "event", [{}, {"kind": "step_flown"}, {"kind": "cancel_requested"}, {"kind": "step_done", "x": 1}]
+)
 def test_an_unknown_event_is_named_by_its_place(event):
     """What this version does not know is refused, with the entry's number."""
     with pytest.raises(JournalBroken, match="Entry 4 holds no known event") as caught:

@@ -19,7 +19,7 @@ def drawn() -> dict[str, tuple[int, str]]:
         names = re.match(r"[ │├└─]*((?:[A-Z]\w+(?:, )?)+)", line)
         if names and names[1].split(", ")[0] in errors.__all__:
             depth = (names.start(1) - edge) // 4
-            found |= {name: (depth, line) for name in names[1].split(", ")}
+            found |= dict.fromkeys(names[1].split(", "), (depth, line))
     return found
 
 

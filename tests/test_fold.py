@@ -86,7 +86,9 @@ def test_checking_an_event_changes_nothing_and_says_what_applying_does(walk, eve
 )
 def test_nothing_ends_that_never_began(before, event, name):
     """A result without its beginning is an illegal move that names it, in one sentence."""
-    with pytest.raises(IllegalMove, match=f"Nothing named '{name}' has begun in this run, so .* is not possible") as caught:
+    with pytest.raises(
+        IllegalMove, match=f"Nothing named '{name}' has begun in this run, so .* is not possible"
+    ) as caught:
         folded(*before, event)
     assert caught.value.what.count(".") == 1
 
@@ -163,6 +165,33 @@ def test_a_change_is_undone_once_its_inverse_holds():
     undone = folded(*begun, done("u", how="already"))
     assert not undone.changes["k"].acted
     assert undone.changes["k"].undone
+
+
+def test_a_change_shows_itself_in_one_line():
+    """Call, state, what is different and the way back: as planned until it is known, then as it was read back."""
+    begun = (OPENED, STARTED, intended())
+    assert repr(folded(*begun).changes["k"]) == "balancer.drain(c-2): intended, state ready → drain"
+    made = folded(*begun, done()).changes["k"]
+    assert repr(made) == "balancer.drain(c-2): applied, state ready → drain"
+    assert made._repr_markdown_() == (
+        "**balancer.drain(c-2)** · applied · state ready → drain · undo by `balancer.ready(c-2)`"
+    )
+    held = ev.ChangeDone(key="k", how="already", after={"state": "ready"}, seconds=1)
+    assert repr(folded(*begun, held).changes["k"]) == "balancer.drain(c-2): already, nothing changed"
+
+
+def test_a_change_that_cannot_be_undone_says_so():
+    """What must differ is shown with its old value, and the reason stands where the way back would."""
+    restart = ev.ChangeIntended(
+        key="k", step="drain", call=CALL, before={"state": "running", "pid": 7}, after={"state": "running"},
+        differs={"pid": 7}, inverse=None, irreversible="memory is gone",
+    )  # fmt: skip
+    begun = (OPENED, STARTED, restart)
+    assert folded(*begun).changes["k"].moved == "pid 7 → another"
+    after = ev.ChangeDone(key="k", how="applied", after={"state": "running", "pid": 8}, seconds=1)
+    change = folded(*begun, after).changes["k"]
+    assert change.moved == "pid 7 → 8"
+    assert change._repr_markdown_().endswith(" · cannot be undone: memory is gone")
 
 
 def test_a_planned_change_never_acts():

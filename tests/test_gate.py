@@ -236,6 +236,13 @@ def test_a_step_touches_no_more_targets_than_it_may(rig) -> None:
 
 def test_changes_made_at_once_cannot_pass_the_limit_together(rig) -> None:
     """Two targets gathered in one step of one target: one is changed, the other refused."""
+
+    class Slow(FakeBalancer):
+        async def state(self, target: str) -> dict[str, Any]:
+            await asyncio.sleep(0)
+            return await super().state(target)
+
+    rig.balancer = Slow(MEMBERS)
     gate = rig.started()
     calls = [DRAIN, DRAIN.model_copy(update={"target": "checkout-2"})]
 
@@ -324,6 +331,15 @@ def test_a_resumed_run_finds_its_change_among_others(rig) -> None:
     assert [call.action for call in rig.services.asked] == ["stop", "start"] and len(rig.balancer.asked) == 1
 
 
+def test_a_resumed_run_makes_what_has_failed(rig) -> None:
+    """A change that was certainly not made stands for nothing."""
+    rig.balancer = Balancer(raising(Refused("no")))
+    with pytest.raises(Refused):
+        rig.change(rig.started(), "drain")
+    rig.balancer.__class__ = FakeBalancer
+    assert rig.change(rig.gate("resume"), "drain").how == "applied" and rig.states()["checkout-1"] == "drain"
+
+
 def test_a_resumed_run_takes_each_old_change_once(rig) -> None:
     """There and back and there again in one step: each repetition stands for one change, later ones are made."""
     gate = rig.started()
@@ -385,6 +401,14 @@ def test_an_observation_is_journaled_with_its_answer(rig) -> None:
     assert len(json.loads(rig.store.fetch(event["answer"]))["rows"]) == 2
     assert (signal.unit, signal.latest.to_dict(), gate.weak) == ("MB", {"checkout-1": 200.0}, [])
     assert gate.evidence == ["memory checkout-1 200 MB"]
+
+
+def test_numbers_come_in_the_unit_of_the_environment_file(rig) -> None:
+    """The factor is applied to what was recorded, so a replay shows the same."""
+    rig.samples(1.5)
+    gate = rig.open()
+    signal = asyncio.run(gate.observe("kilobytes", "1m", {"service": "checkout"}))
+    assert (signal.latest.to_dict(), signal.unit) == ({"checkout-1": 1500.0}, "kB")
 
 
 @pytest.mark.parametrize(

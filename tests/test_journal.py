@@ -146,7 +146,7 @@ def test_an_entry_that_the_lifecycle_forbids_is_noticed():
 
 
 def test_a_journal_cut_at_its_end_is_noticed_by_whoever_saw_more(rig):
-    """A process that has read the entries refuses to go on when the store has lost the last ones, and names the first."""
+    """A process that saw the entries refuses to go on when the store has lost the last ones, and names the first."""
     journal = rig.open().journal
     for word in "ab":
         journal.append(ev.CancelRequested(reason=word))
@@ -173,7 +173,12 @@ def test_an_entry_says_when_who_and_which_process(rig):
     journal = rig.open().journal
     rig.clock.advance(1.5)
     entry = journal.append(ev.CancelRequested(reason="enough"))
-    assert (entry.seq, entry.at, entry.actor, entry.source) == (1, "2026-01-01T00:00:01.500000+00:00", "os:test", "kernel")
+    assert (entry.seq, entry.at, entry.actor, entry.source) == (
+        1,
+        "2026-01-01T00:00:01.500000+00:00",
+        "os:test",
+        "kernel",
+    )
     assert entry.prev == journal.entries[0].hash
     assert journal.state.cancel == "enough"
 
@@ -239,11 +244,12 @@ def test_what_is_illegal_is_not_written(rig, event):
     assert rig.journal().state.state == "acting"
 
 
-def test_what_is_not_json_is_not_written(rig):
+@pytest.mark.parametrize("more", [{"result": object, "seconds": 1}, {"result": None, "seconds": float("nan")}])
+def test_what_is_not_json_is_not_written(rig, more):
     """A value that has no canonical form is refused before anything is written."""
     journal = rig.started().journal
-    with pytest.raises(RefusedInput):
-        journal.append(ev.StepDone(step="work", result=float("nan"), seconds=1))
+    with pytest.raises(RefusedInput, match="cannot be written to the journal"):
+        journal.append(ev.StepDone(step="work", **more))
     assert rig.kinds() == ["run_opened", "step_started"]
 
 
@@ -281,14 +287,18 @@ def test_a_run_is_found_by_its_id_a_part_of_it_or_as_the_last():
     for run in ("20260101-000000-aaaaaa", "20260101-000000-bbbbbb", "20260202-000000-cccccc", AUDIT):
         Journal(store, run, "cli", actor="a").append(FIRST)
     assert existing(store, "20260202", "cli", actor="os:me").actor == "os:me"
-    found = {text: existing(store, text, "cli").run[-6:] for text in ("last", "bbbbbb", "20260101-000000-a", "20260202-000000-cccccc")}
+    found = {
+        text: existing(store, text, "cli").run[-6:]
+        for text in ("last", "bbbbbb", "20260101-000000-a", "20260202-000000-cccccc")
+    }
     assert found == {
         "last": "cccccc", "bbbbbb": "bbbbbb", "20260101-000000-a": "aaaaaa", "20260202-000000-cccccc": "cccccc"
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("20260101", "2 runs begin with"), ("2027", "no run '2027'"), ("", "no run ''"), (AUDIT, "no run")]
+    ("text", "message"),
+    [("20260101", "2 runs begin with"), ("2027", "no run '2027'"), ("", "no run ''"), (AUDIT, "no run")],
 )
 def test_no_run_or_several_are_told_apart(text, message):
     """A text that fits none, or more than one, is refused with what was found."""

@@ -78,7 +78,13 @@ def test_undoing_is_not_undone():
 
 @pytest.mark.parametrize(
     ("risk", "contract", "environment", "needed"),
-    [("high", 0, {}, 1), ("low", 0, {}, 0), ("high", 0, {"high": 0}, 0), ("low", 2, {}, 2), ("medium", 1, {"medium": 3}, 3)],
+    [
+        ("high", 0, {}, 1),
+        ("low", 0, {}, 0),
+        ("high", 0, {"high": 0}, 0),
+        ("low", 2, {}, 2),
+        ("medium", 1, {"medium": 3}, 3),
+    ],
 )
 def test_the_stricter_of_contract_and_environment_counts(risk, contract, environment, needed):
     """A step may ask for more approvals than the environment, never for fewer."""
@@ -96,7 +102,10 @@ def test_a_run_lacks_what_the_journal_does_not_show():
     """A step that is not done and a check that did not pass are named; skipped or failed is not done."""
     state = RunState(
         steps={"a": Step("a", "done"), "b": Step("b", "planned"), "c": Step("c", "skipped"), "e": Step("e", "failed")},
-        checks={"x": Check("x", "precondition", verdict="PASS"), "y": Check("y", "postcondition", verdict="INCONCLUSIVE")},
+        checks={
+            "x": Check("x", "precondition", verdict="PASS"),
+            "y": Check("y", "postcondition", verdict="INCONCLUSIVE"),
+        },
     )
     assert lacking(state, ["a", "b"], [("x", "precondition")]) == []
     assert lacking(state, "abcde", [("x", "precondition"), ("y", "postcondition"), ("z", "postcondition")]) == [

@@ -89,6 +89,15 @@ def test_a_dry_run_that_stops_early_is_not_called_complete(rig) -> None:
         run.close()
 
 
+def test_the_world_that_was_made_for_the_end_is_closed(rig) -> None:
+    """Ending leaves no connection open."""
+    run, worlds = rig.run(), []
+    run._fresh_world = lambda: worlds.append(rig.world()) or worlds[-1]
+    with pytest.raises(RunEnded):
+        run.close()
+    assert len(worlds) == 1 and worlds[0]._made == {}
+
+
 def test_closing_inside_a_running_loop_works(rig) -> None:
     """In a notebook a loop runs already; close ends the run all the same."""
     run = rig.run()

@@ -235,6 +235,7 @@ def test_a_request_from_another_process_stops_a_running_step(rig) -> None:
         asyncio.run(scenario())
     assert caught.value.exit_code == 130
     assert (run.state.outcome, rig.states()["checkout-1"]) == ("aborted", "ready")
+    assert rig.kinds().count("cancel_requested") == 1
 
 
 def test_a_journal_that_cannot_be_watched_stops_a_running_step(rig, monkeypatch) -> None:

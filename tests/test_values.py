@@ -65,7 +65,24 @@ def test_durations_are_read(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "5", "5 m", "m", "-5m", "5m!", "5M", "0s", 0, -1, math.nan, math.inf, 10**400, "9" * 400 + "s", "5m\n5m", "36500d"],
+    [
+        "",
+        "5",
+        "5 m",
+        "m",
+        "-5m",
+        "5m!",
+        "5M",
+        "0s",
+        0,
+        -1,
+        math.nan,
+        math.inf,
+        10**400,
+        "9" * 400 + "s",
+        "5m\n5m",
+        "36500d",
+    ],
     ids=lambda text: f"{text!r:.12}",
 )
 def test_what_is_no_duration_is_refused(text):

@@ -39,9 +39,8 @@ class Hooks:
 
     def _cell_ended(self, result: Any) -> None:
         error = result.error_before_exec or result.error_in_exec
-        if error is None or self._run.state.finished:
-            return
-        self._run.fail_now(RunEnded(f"A cell failed: {type(error).__name__}: {error}"))
+        if error is not None:
+            self._run.fail_now(RunEnded(f"A cell failed: {type(error).__name__}: {error}"))
 
     def _kernel_ends(self) -> None:
         if not self._run.state.finished:

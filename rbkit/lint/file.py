@@ -1,5 +1,6 @@
 """RB0xx: the file itself."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,7 +24,7 @@ def check_file(book: Book) -> Iterator[Fault]:
     for index, cell in enumerate(cells):
         yield from _cell(index, cell)
     yield from _metadata(book.data.get("metadata", {}))
-    if not book.raw.endswith(b"\n") or book.raw.startswith(b"\xef\xbb\xbf") or not _is_utf8(book.raw):
+    if json.detect_encoding(book.raw) != "utf-8" or not book.raw.endswith(b"\n"):
         yield Fault("RB006", "The file is not UTF-8 that ends with a new line.")
 
 
@@ -62,11 +63,3 @@ def _metadata(metadata: Any) -> Iterator[Fault]:
 
 def _names(keys: set[str]) -> str:
     return ", ".join(repr(key[:40]) for key in sorted(keys)[:5])
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

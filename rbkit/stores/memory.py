@@ -26,7 +26,7 @@ class MemoryStore:
 
     def runs(self) -> list[str]:
         """List the runs, newest first."""
-        return sorted(self.journals, reverse=True)
+        return sorted((run for run, entries in self.journals.items() if entries), reverse=True)
 
     def keep(self, name: str, data: bytes) -> None:
         """Keep an answer on the tape."""

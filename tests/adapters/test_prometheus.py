@@ -63,6 +63,12 @@ def test_nan_and_infinity_stay_what_they_are(server) -> None:
     assert math.isnan(frame["value"][0]) and frame["value"].tolist()[1:] == [math.inf, -math.inf]
 
 
+def test_times_are_exact_to_the_millisecond(server) -> None:
+    """Seconds written as a decimal fraction do not pick up noise, so that a replay shows the same moments."""
+    frame = ask(server, [{"metric": {}, "values": [[1795433820.294, "1"]]}])
+    assert frame["time"].astype("int64").tolist() == [1795433820294000000]
+
+
 def test_labels_cannot_take_the_place_of_columns(server) -> None:
     """A label called `time`, `value` or `metric` does no harm."""
     metric = {"__name__": "up", "time": "never", "value": "none", "metric": "mine"}

@@ -103,7 +103,8 @@ home = Path(sys.argv[1])
 (home / "test.yaml").write_text("name: test")
 shell = InteractiveShell.instance(ipython_dir=str(home))
 shell.run_cell('environment: str = "test"', store_history=True)
-shell.run_cell('from rbkit import open_run\\nrun = open_run("x", version="1", owner="me", budget="5m")', store_history=True)
+opening = 'run = open_run("x", version="1", owner="me", budget="5m")'
+shell.run_cell("from rbkit import open_run; " + opening, store_history=True)
 """
 
 
@@ -119,4 +120,5 @@ def test_a_real_kernel_that_ends_closes_its_run(tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     store = SqliteStore(tmp_path / "home")
     (run,) = store.runs()
+    assert store.read(run)[-1].event["reason"] == "The kernel ended before run.close()."
     store.close()

@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ CELL = st.fixed_dictionaries(
         "execution_count": JSON, "metadata": st.dictionaries(st.text(), JSON, max_size=2) | JSON,
     },
 )  # fmt: skip
-WORDS = st.sampled_from(
-    "run . ( ) = : , @ [ ] { } \n \t \\ ' \" # % ! ? * ** -> := f' \"\"\" \r \x0c \x00 async def await for if else lambda "
-    "class import from except try raise match case return yield _ __class__ step use observe decide close open_run "
-    "precondition 'x' 1e999 0x \ud800 é \u2028 open exec eval int str | None Literal".split(" ")
+PIECES = (
+    'run . ( ) = : , @ [ ] { } \n \t \\ \' " # % ! ? * ** -> := f\' """ \r \x0c \x00 async def await for if else '
+    "lambda class import from except try raise match case return yield _ __class__ step use observe decide close "
+    "open_run precondition 'x' 1e999 0x \ud800 é \u2028 open exec eval int str | None Literal"
 )
+WORDS = st.sampled_from(PIECES.split(" "))
 CODE = st.text() | st.lists(WORDS, max_size=25).map(" ".join)
 RELAXED = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 LOCAL = settings(RELAXED, derandomize=True)
@@ -42,7 +44,11 @@ def _are_findings(path: Path) -> bool:
 
 
 @LOCAL
-@given(raw=st.binary() | st.text().map(str.encode) | st.text().map(lambda text: b'{"nbformat": 4, "cells": ' + text.encode()))
+@given(
+    raw=st.binary()
+    | st.text().map(str.encode)
+    | st.text().map(lambda text: b'{"nbformat": 4, "cells": ' + text.encode())
+)
 def test_any_bytes_give_findings(tmp_path: Path, raw: bytes) -> None:
     """Bytes of any kind are findings, never an error."""
     path = tmp_path / "runbook.ipynb"
@@ -61,7 +67,11 @@ def test_any_json_gives_findings(tmp_path: Path, data: Any) -> None:
 
 
 @LOCAL
-@given(tag=st.sampled_from(["parameters", "contract", "diagnose", "decide", "step", "close"]), code=CODE, all_of=st.booleans())
+@given(
+    tag=st.sampled_from(["parameters", "contract", "diagnose", "decide", "step", "close"]),
+    code=CODE,
+    all_of=st.booleans(),
+)
 def test_any_cell_gives_findings(tmp_path: Path, tag: str, code: str, all_of: bool) -> None:
     """Any text in any cell gives findings or none; with none, the contract can be read."""
     notebook = good()
@@ -92,7 +102,9 @@ def test_nothing_is_executed(tmp_path: Path, tag: str, code: str) -> None:
     "code",
     ["(" * 5000, "-" * 50_000 + "1", "a" + ".b" * 50_000, "f" + "()" * 5000, "[" * 90 + "]" * 90, "x = 1\n" * 20_000,
      "if 1:\n" + "".join(" " * i + "if 1:\n" for i in range(1, 98)) + " " * 98 + "x", "+".join("1" * 3000),
-     "x[f'''{\"\"\"\n\"\"\"}'''] = 1", "'" + "=" * 30_000, "#" + ", " * 30_000, "9" * 10_000, "\x00", "\ud800", "'\\ud800'"],
+     "x[f'''{\"\"\"\n\"\"\"}'''] = 1", "'" + "=" * 30_000, "#" + ", " * 30_000, "9" * 10_000, "\x00", "\ud800",
+     "'\\ud800'"],
+    ids=count(),
 )  # fmt: skip
 @pytest.mark.parametrize("tag", ["parameters", "contract", "diagnose", "step", "postcondition"])
 def test_monstrous_cells_give_findings(tmp_path: Path, tag: str, code: str) -> None:
@@ -102,7 +114,9 @@ def test_monstrous_cells_give_findings(tmp_path: Path, tag: str, code: str) -> N
     assert _are_findings(write(tmp_path, notebook))
 
 
-@pytest.mark.parametrize("text", ["a." * 100_000, "| owner " * 50_000, "|owner\n" * 50_000, "*" * 100_000, "do" + " " * 100_000])
+@pytest.mark.parametrize(
+    "text", ["a." * 100_000, "| owner " * 50_000, "|owner\n" * 50_000, "*" * 100_000, "do" + " " * 100_000], ids=count()
+)
 def test_monstrous_prose_is_read_soon(tmp_path: Path, text: str) -> None:
     """No text makes the patterns run for long."""
     notebook = good()
@@ -143,7 +157,15 @@ def test_paths_that_are_no_file_are_findings(tmp_path: Path) -> None:
     large = tmp_path / "large.ipynb"
     with large.open("wb") as file:
         file.truncate(LARGEST + 1)
-    given_paths = [tmp_path, tmp_path / "none.ipynb", Path("https://x/a.ipynb"), Path("a" * 5000), Path("a\0b"), fifo, large]
+    given_paths = [
+        tmp_path,
+        tmp_path / "none.ipynb",
+        Path("https://x/a.ipynb"),
+        Path("a" * 5000),
+        Path("a\0b"),
+        fifo,
+        large,
+    ]
     for path in given_paths:
         assert [finding.rule for finding in check(path)] == ["RB001"]
 

@@ -207,7 +207,7 @@ def test_one_fault_breaks_one_rule(tmp_path: Path, rule: str, spoil: Callable[[N
     [
         (lambda good: good.rstrip(b"\n"), "RB006"),
         (lambda good: b"\xef\xbb\xbf" + good, "RB006"),
-        (lambda good: good.decode().encode("utf-16-le"), "RB006"),
+        (lambda good: good.decode().encode("utf-16-be"), "RB006"),
         (lambda good: good[:-10], "RB001"),
         (lambda good: b"[" * 100_000, "RB001"),
     ],
@@ -222,6 +222,15 @@ def test_the_bytes_of_the_file_count(tmp_path: Path, raw: Callable[[bytes], byte
 def test_every_rule_is_tested() -> None:
     """No rule stands without a fault that breaks it."""
     assert {rule for rule, _ in MUTATIONS} | {"RB006"} == set(RULES)
+
+
+def test_every_rule_is_documented() -> None:
+    """docs/lint.md lists each rule with its sentence and its hint, and no other."""
+    lines = (Path(__file__).parents[2] / "docs" / "lint.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| RB")]
+    assert rows == [
+        f"| {rule} | {sentence} | {HINTS[rule]} |".replace("| None", "\\| None") for rule, sentence in RULES.items()
+    ]
 
 
 def test_a_table_may_stand_upright(tmp_path: Path) -> None:
