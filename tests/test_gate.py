@@ -338,6 +338,7 @@ def test_a_resumed_run_makes_what_has_failed(rig) -> None:
         rig.change(rig.started(), "drain")
     rig.balancer.__class__ = FakeBalancer
     assert rig.change(rig.gate("resume"), "drain").how == "applied" and rig.states()["checkout-1"] == "drain"
+    assert len(rig.events("change_failed")) == 1
 
 
 def test_a_resumed_run_takes_each_old_change_once(rig) -> None:

@@ -136,14 +136,14 @@ def _decisions(book: Book) -> Iterator[Fault]:
 
 def _changes(book: Book) -> Iterator[Fault]:
     handles = _handles(book)
-    for cell, node in book.nodes():
+    for cell, node in book.nodes:
         if "step" not in cell.tags and _is_change(node, handles):
             yield Fault("RB411", "A change is made outside a step.", cell.index, node.lineno)
 
 
 def _handles(book: Book) -> set[str]:
     """Find the names that stand for a capability: they are assigned from run.use."""
-    assigned = [node for _, node in book.nodes() if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr)]
+    assigned = [node for _, node in book.nodes if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr)]
     used = [node for node in assigned if node.value and _is_use(node.value)]
     return {part.id for node in used for part in ast.walk(node) if isinstance(part, ast.Name) and _is_stored(part)}
 
@@ -176,7 +176,7 @@ def _ending(book: Book) -> Iterator[Fault]:
     for cell, tree in book.parsed("close"):
         if not _closes(tree):
             yield Fault("RB413", "The cell holds something else than `run.close()`.", cell.index)
-    for cell, node in book.nodes():
+    for cell, node in book.nodes:
         if is_run(node, "close", "step", *_CALLED) and node.attr not in cell.tags:
             rule = "RB413" if node.attr == "close" else "RB406"
             yield Fault(rule, f"run.{node.attr} stands in a cell of another tag.", cell.index, node.lineno)

@@ -3,7 +3,7 @@
 import ast
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Book:
         cells: Its cells.
         trees: The syntax trees of the cells that are plain Python, by the cell's place.
         broken: Why the other code cells are not, by the cell's place.
+        nodes: Every node of every tree, with its cell.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class Book:
     cells: list[Cell]
     trees: Mapping[int, ast.Module]
     broken: Mapping[int, str]
+    nodes: Sequence[tuple[Cell, Any]]
 
     @property
     def code(self) -> list[Cell]:
@@ -56,10 +58,6 @@ class Book:
         """Return the plain Python cells with one of these tags, or all of them, with their trees."""
         cells = self.tagged(*tags) if tags else self.code
         return ((cell, self.trees[cell.index]) for cell in cells if cell.index in self.trees)
-
-    def nodes(self) -> Iterator[tuple[Cell, Any]]:
-        """Return every node of every tree, with its cell."""
-        return ((cell, node) for cell, tree in self.parsed() for node in ast.walk(tree))
 
 
 def read_book(path: Path) -> Book:
@@ -82,7 +80,8 @@ def read_book(path: Path) -> Book:
                 trees[cell.index] = _tree(cell)
             except ContractError as error:
                 broken[cell.index] = error.what
-    return Book(path, raw, data, cells, trees, broken)
+    nodes = [(cells[index], node) for index, tree in trees.items() for node in ast.walk(tree)]
+    return Book(path, raw, data, cells, trees, broken, nodes)
 
 
 def _tree(cell: Cell) -> ast.Module:

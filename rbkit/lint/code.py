@@ -38,7 +38,7 @@ def check_code(book: Book) -> Iterator[Fault]:
     """Check every cell's code."""
     for index, why in book.broken.items():
         yield from _broken(book.cells[index], why)
-    for cell, node in book.nodes():
+    for cell, node in book.nodes:
         for rule, message in (*_imports(node), *_names(node), *_attributes(node), *_errors(node), *_words(node)):
             yield Fault(rule, message, cell.index, getattr(node, "lineno", None))
     yield from _run_itself(book)
@@ -46,8 +46,8 @@ def check_code(book: Book) -> Iterator[Fault]:
 
 def _run_itself(book: Book) -> Iterator[Fault]:
     """Find the run under another name, where no other rule would see what is done with it."""
-    owners = {id(node.value) for _, node in book.nodes() if isinstance(node, ast.Attribute)}
-    for cell, node in book.nodes():
+    owners = {id(node.value) for _, node in book.nodes if isinstance(node, ast.Attribute)}
+    for cell, node in book.nodes:
         alone = isinstance(node, ast.Name) and node.id == "run" and id(node) not in owners
         if alone and not (isinstance(node.ctx, ast.Store) and "contract" in cell.tags):
             yield Fault("RB305", "run is passed on or assigned anew.", cell.index, node.lineno)

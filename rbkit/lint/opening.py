@@ -55,7 +55,7 @@ def _check_default(spec: ParameterSpec) -> None:
 
 def _used(book: Book) -> set[str]:
     """Collect the names that cells read, that rule sets take as limits, and that rbkit itself reads."""
-    read = {node.id for _, node in book.nodes() if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    read = {node.id for _, node in book.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     sets = [load for _, _, load in rule_sets(book) if isinstance(load, RuleSet)]
     limits = {limit for rules in sets for rule in rules.rules for limit in (rule.when.above, rule.when.below)}
     return read | {limit for limit in limits if isinstance(limit, str)} | _READ_BY_RBKIT
@@ -65,7 +65,7 @@ def rule_sets(book: Book) -> list[tuple[Cell, int, RuleSet | str]]:
     """Read the rule sets that the notebook names, each with its place; a text says why one cannot be read."""
     return [
         (cell, node.lineno, _rule_set(book.path.parent / "rules", node.args[0].value))
-        for cell, node in book.nodes()
+        for cell, node in book.nodes
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "decide"
         if node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
     ]
@@ -107,7 +107,7 @@ def check_contract(book: Book) -> Iterator[Fault]:
 def check_secrets(book: Book) -> Iterator[Fault]:
     """Look for secrets in texts, names and everything else the file holds; the values are never repeated."""
     faults = [fault for cell in book.cells for fault in _tokens(cell)]
-    faults += [fault for cell, node in book.nodes() for fault in _literal(cell, node)]
+    faults += [fault for cell, node in book.nodes for fault in _literal(cell, node)]
     rest = known_token(book.raw.decode("utf-8", errors="replace"))
     if rest and not faults:
         faults.append(Fault("RB205", f"The file holds {rest} outside its cells' texts."))

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from rbkit.entries import Entry
 from rbkit.errors import StoreUnavailable
-from rbkit.stores.tables import REVISION, journal, tape, upgrade
+from rbkit.stores.tables import REVISION, journal, tape
 
 __all__ = ["SqliteStore"]
 
@@ -40,7 +40,14 @@ class SqliteStore:
         with self._work() as connection:
             current = _revision(connection) == REVISION
         if not current:
-            with self._work(write=True) as connection:
+            self._upgrade()
+
+    def _upgrade(self) -> None:
+        """Make or change the tables; alembic is loaded before the lock is taken, as that may take seconds."""
+        from rbkit.stores.migrate import upgrade
+
+        with self._work(write=True) as connection:
+            if _revision(connection) != REVISION:
                 upgrade(connection)
 
     def append(self, entry: Entry) -> bool:

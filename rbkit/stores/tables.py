@@ -1,12 +1,8 @@
-"""The store's tables, and their migrations by alembic."""
+"""The store's tables."""
 
-from pathlib import Path
+from sqlalchemy import Column, Integer, LargeBinary, MetaData, String, Table, Text
 
-from sqlalchemy import Column, Connection, Integer, LargeBinary, MetaData, String, Table, Text
-
-from rbkit.errors import StoreUnavailable
-
-__all__ = ["REVISION", "journal", "metadata", "tape", "upgrade"]
+__all__ = ["REVISION", "journal", "metadata", "tape"]
 
 REVISION = "0001"
 metadata = MetaData()
@@ -29,27 +25,3 @@ tape = Table(
     Column("name", String(80), primary_key=True),
     Column("data", LargeBinary, nullable=False),
 )
-
-
-def upgrade(connection: Connection) -> None:
-    """Bring the tables to the revision that this version of rbkit needs.
-
-    Args:
-        connection: A connection in a transaction.
-
-    Raises:
-        StoreUnavailable: A newer rbkit has made them.
-    """
-    from alembic import command
-    from alembic.config import Config
-    from alembic.util import CommandError
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    try:
-        command.upgrade(config, "head")
-    except CommandError as error:
-        raise StoreUnavailable(
-            f"The store was made by another version of rbkit: {error}.", todo="Use that version, or a newer one."
-        ) from error

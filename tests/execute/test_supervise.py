@@ -51,7 +51,7 @@ def lives(pid: int) -> bool:
     ],
 )
 def test_failing_step(healthy: Lab, book: Callable[..., str], name: str, body: str) -> None:
-    """A step that raises, exits or is interrupted never counts: what was done before is undone, later steps never run."""
+    """A step that raises, exits or is interrupted never counts: earlier changes are undone, later steps never run."""
     later = step("later", 'return await run.use("balancer").drain("checkout-1")')
     done = healthy.rbkit("run", book(DRAIN, step("bad", body), later, CHECK, CLOSE))
     state = healthy.state()

@@ -100,7 +100,7 @@ def test_nothing_is_executed(tmp_path: Path, tag: str, code: str) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["(" * 5000, "-" * 50_000 + "1", "a" + ".b" * 50_000, "f" + "()" * 5000, "[" * 90 + "]" * 90, "x = 1\n" * 20_000,
+    ["(" * 5000, "-" * 50_000 + "1", "a" + ".b" * 50_000, "f" + "()" * 5000, "[" * 90 + "]" * 90, "x = 1\n" * 5_000,
      "if 1:\n" + "".join(" " * i + "if 1:\n" for i in range(1, 98)) + " " * 98 + "x", "+".join("1" * 3000),
      "x[f'''{\"\"\"\n\"\"\"}'''] = 1", "'" + "=" * 30_000, "#" + ", " * 30_000, "9" * 10_000, "\x00", "\ud800",
      "'\\ud800'"],
@@ -115,7 +115,7 @@ def test_monstrous_cells_give_findings(tmp_path: Path, tag: str, code: str) -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["a." * 100_000, "| owner " * 50_000, "|owner\n" * 50_000, "*" * 100_000, "do" + " " * 100_000], ids=count()
+    "text", ["a." * 100_000, "| owner " * 10_000, "|owner\n" * 10_000, "*" * 100_000, "do" + " " * 100_000], ids=count()
 )
 def test_monstrous_prose_is_read_soon(tmp_path: Path, text: str) -> None:
     """No text makes the patterns run for long."""

@@ -116,7 +116,7 @@ def test_closing_twice_is_fine(store):
 
 def test_several_processes_write_to_one_file_at_once(tmp_path):
     """Four processes make the file and append at once: no place is taken twice, none is lost, the chain holds."""
-    home, count = tmp_path / "home", 25
+    home, count = tmp_path / "home", 15
     command = [sys.executable, "-c", WRITER, str(home), RUN]
     writers = [
         subprocess.Popen([*command, f"os:{n}", str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

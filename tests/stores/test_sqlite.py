@@ -194,3 +194,13 @@ def test_a_file_that_another_process_makes_at_the_same_moment_is_fine(tmp_path, 
     SqliteStore(tmp_path).close()
     monkeypatch.setattr(Path, "exists", lambda self: False)
     SqliteStore(tmp_path).close()
+
+
+def test_tables_that_were_made_in_between_are_not_made_again(tmp_path, monkeypatch):
+    """Two processes find an empty file; the one that gets the lock second finds the tables made."""
+    SqliteStore(tmp_path).close()
+    answers = iter([None])
+    real = sqlite._revision
+    monkeypatch.setattr(sqlite, "_revision", lambda connection: next(answers, real(connection)))
+    monkeypatch.setattr("rbkit.stores.migrate.upgrade", None)
+    SqliteStore(tmp_path).close()
