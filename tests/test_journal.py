@@ -136,6 +136,12 @@ def test_an_entry_of_another_run_is_noticed(walk, choices, data):
     assert broken([entry.model_copy(update={"run": "x"}) for entry in entries]) == 0
 
 
+def test_an_entry_of_another_run_is_noticed_even_if_it_was_chained_on_well():
+    """Hash and predecessor that fit do not make another run's entry this run's."""
+    first = seal_entry(RUN, 0, "", "", "", FIRST, "")
+    assert broken([first, seal_entry("other", 1, "", "", "", FIRST, first.hash)]) == 1
+
+
 def test_an_entry_that_the_lifecycle_forbids_is_noticed():
     """Hashes that fit do not help: what cannot have happened there is named."""
     first = seal_entry(RUN, 0, "", "", "", FIRST, "")

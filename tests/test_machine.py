@@ -86,6 +86,14 @@ def test_only_an_open_run_can_be_resolved():
     assert [state for state in TABLE if allows(state, "run_closed_resolved")] == ["open"]
 
 
+def test_after_a_rollback_and_after_the_end_nothing_is_read_or_done():
+    """Once rolled back a run can only be closed, without success; stuck, it can also be rolled back again."""
+    lost = {f"run_closed_{outcome}" for outcome in ("failed", "aborted", "unknown", "needs_operator", "rolled_back")}
+    assert set(TABLE["rolled_back"]) == lost | {"cancel_requested"}
+    assert set(TABLE["stuck"]) <= lost | {"cancel_requested", "rollback_started"}
+    assert set(TABLE[CLOSED]) == {"cancel_requested", "record_sealed"}
+
+
 def test_the_table_knows_exactly_the_moves_that_events_make(every_event):
     """No event is without a place in the life of a run, and no row waits for an event that cannot come."""
     assert {event.move for event in every_event("x")} == {move for row in TABLE.values() for move in row}

@@ -163,13 +163,18 @@ _TELL: dict[type, Any] = {
 
 def _weight(event: ev.Decided) -> str:
     """Name the target of a decision and the numbers that weighed."""
-    row = next((row for row in event.trace if row["holds"] and row["series"] == event.target), None)
-    return f" for {event.target} ({row['value']:g}, limit {row['limit']:g})" if row else ""
+    if event.target is None:
+        return ""
+    row: dict[str, Any] = next((row for row in event.trace if row.get("series") == event.target), {})
+    return f" for {event.target} ({row.get('value', 'no value')}, limit {row.get('limit', 'unknown')})"
 
 
 def _way_back(event: ev.ChangeIntended | ev.ChangePlanned) -> str:
     return f"undo by {event.inverse}" if event.inverse else f"cannot be undone: {event.irreversible}"
 
 
-def _latest(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{series} {value:g} {facts['unit']}".strip() for series, value in facts["latest"].items())
+def _latest(facts: Any) -> str:
+    """Name the newest value of each series; what has another form is shown as it is."""
+    if not isinstance(facts, dict) or not isinstance(facts.get("latest"), dict):
+        return str(facts)
+    return ", ".join(f"{series} {value} {facts.get('unit', '')}".strip() for series, value in facts["latest"].items())
