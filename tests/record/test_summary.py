@@ -72,7 +72,8 @@ def test_rolled_back():
     )
     for part in (
         "↩ rolled back", "↩ undone", "undoes drain", "c-2 412.0 MB", "412.0, limit 300.0",
-        "1 undone, 0 left, 0 in doubt", "cannot be undone: services.restart(c-2)", "irreversible: gone", "os:alice", "2026-01-01 00:00:01Z",
+        "1 undone, 0 left, 0 in doubt", "cannot be undone: services.restart(c-2)", "irreversible: gone", "os:alice",
+        "2026-01-01 00:00:01Z",
     ):  # fmt: skip
         assert part in text
 
