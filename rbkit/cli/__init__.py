@@ -1,5 +1,20 @@
 """The command line: thin, it only calls the other floors."""
 
-from rbkit.cli.app import main
+import sys
 
-__all__ = ["main"]
+from rbkit.cli import output, practice, reading, records, running
+from rbkit.cli.app import app
+from rbkit.errors import RunbookError
+
+__all__ = ["main", "practice", "reading", "records", "running"]
+
+
+def main() -> None:
+    """Run the command line; an error is told in three parts and gives its exit code."""
+    try:
+        app()
+    except RunbookError as failure:
+        if "--debug" in sys.argv:
+            raise
+        output.error(failure)
+        sys.exit(failure.exit_code)

@@ -1,6 +1,5 @@
-"""The commands, and what happens to an error."""
+"""What holds for every command."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +8,9 @@ import typer
 
 from rbkit import __version__
 from rbkit.cli import output
-from rbkit.errors import RunbookError
 from rbkit.settings import Settings
 
-__all__ = ["Context", "app", "main"]
+__all__ = ["Context", "app"]
 
 app = typer.Typer(
     name="rbkit", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -52,16 +50,3 @@ def options(
 ) -> None:
     """Hold what every command needs."""
     context.obj = Context(Settings.read(home=home.resolve() if home else None), debug)
-
-
-def main() -> None:
-    """Run the command line; an error is told in three parts and gives its exit code."""
-    from rbkit.cli import practice, reading, records, running  # noqa: F401 - they add their commands to the app
-
-    try:
-        app()
-    except RunbookError as failure:
-        if "--debug" in sys.argv:
-            raise
-        output.error(failure)
-        sys.exit(failure.exit_code)
