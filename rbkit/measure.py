@@ -109,7 +109,7 @@ async def _once(run: Measured, spec: CheckSpec, check: Callable[[], Awaitable[An
     except TimeoutError:
         return "INCONCLUSIVE", f"not measured within {human(spec.within_s)}"
     except errors.AdapterError as error:
-        return "INCONCLUSIVE", error.what
+        return "INCONCLUSIVE", str(error)
     except Exception as error:  # noqa: BLE001 - whatever a notebook's check raises is a verdict, never a pass
         return "ERROR", f"{type(error).__name__}: {error}"
     return _judge(answer, run.gate, spec)
