@@ -21,6 +21,9 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait for a number of seconds."""
 
+    def pause(self, seconds: float) -> None:
+        """Wait for a number of seconds where nothing can be awaited; the whole thread stands still."""
+
 
 class SystemClock:
     """The machine's clock."""
@@ -36,6 +39,10 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Wait for a number of seconds."""
         await asyncio.sleep(seconds)
+
+    def pause(self, seconds: float) -> None:
+        """Wait for a number of seconds; the whole thread stands still."""
+        time.sleep(seconds)
 
 
 class FakeClock:
@@ -70,6 +77,12 @@ class FakeClock:
         if self._on_sleep:
             self._on_sleep(seconds)
         await asyncio.sleep(0)
+
+    def pause(self, seconds: float) -> None:
+        """Move forward at once."""
+        self.advance(seconds)
+        if self._on_sleep:
+            self._on_sleep(seconds)
 
 
 def wall(moment: datetime) -> str:

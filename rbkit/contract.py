@@ -5,13 +5,23 @@ import keyword
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from rbkit.errors import ContractError, RefusedInput, SettingsError
-from rbkit.values import canonical, digest, seconds
+from rbkit.errors import ContractError, RefusedInput
+from rbkit.specs import (
+    CHECK_WITHIN_S,
+    ROLLBACKS,
+    STEP_KEYS,
+    Cell,
+    CheckSpec,
+    Contract,
+    ParameterSpec,
+    StepSpec,
+    duration,
+    sections,
+    step_spec,
+)  # fmt: skip
+from rbkit.values import canonical, digest
 
 __all__ = [
     "Cell", "CheckSpec", "Contract", "ParameterSpec", "StepSpec", "parameter_spec", "parse", "read_cells", "sections",
@@ -20,91 +30,7 @@ __all__ = [
 
 _SIMPLE = {"str", "int", "float", "bool", "None"}
 _UNIT = re.compile(r"[,(]\s*([^,()]{1,20}?)\s*\)?\s*$")
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A notebook's cell, as far as a contract needs it.
-
-    Args:
-        index: Its place in the notebook, from 0.
-        kind: code, markdown or raw.
-        source: Its text.
-        tags: Its tags.
-    """
-
-    index: int
-    kind: str
-    source: str
-    tags: tuple[str, ...] = ()
-
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ParameterSpec(_Value):
-    """A parameter: what may be given, what it means, what it is when not given."""
-
-    name: str
-    type: str
-    default: Any = None
-    required: bool = False
-    help: str = ""
-    unit: str = ""
-
-
-class StepSpec(_Value):
-    """A step: what it intends, how it is undone, what should be seen, and its limits."""
-
-    name: str
-    intent: str
-    undo: str = ""
-    expect: str = ""
-    risk: Literal["low", "medium", "high"] = "medium"
-    timeout_s: float
-    max_targets: int = 1
-    approvals: int = 0
-    calls: tuple[str, ...] = ()
-    cell: int = 0
-
-
-class CheckSpec(_Value):
-    """A precondition or postcondition."""
-
-    name: str
-    phase: Literal["precondition", "postcondition"]
-    sentence: str
-    within_s: float
-    cell: int = 0
-
-
-class Contract(_Value):
-    """What a runbook promises and needs."""
-
-    name: str
-    title: str = ""
-    version: str
-    owner: str
-    budget_s: float
-    assumes: tuple[str, ...] = ()
-    parameters: tuple[ParameterSpec, ...] = ()
-    checks: tuple[CheckSpec, ...] = ()
-    steps: tuple[StepSpec, ...] = ()
-    signals: tuple[str, ...] = ()
-    capabilities: tuple[str, ...] = ()
-    rules: tuple[str, ...] = ()
-    digest: str
-
-    def step(self, name: str) -> StepSpec | None:
-        """Find a step by its function's name."""
-        return next((step for step in self.steps if step.name == name), None)
-
-
-STEP_TIMEOUT_S = 60.0
-CHECK_WITHIN_S = 30.0
-_OPEN_KEYS = {"version": str, "owner": str, "budget": str, "assumes": list}
-_STEP_KEYS = {"risk": str, "timeout": str, "max_targets": int, "approvals": int}
+_OPEN_KEYS = {"version": str, "owner": str, "budget": str, "assumes": list, "rollback": str, "confirm_within": str}
 
 
 def parse(source: str, where: str) -> ast.Module:
@@ -147,14 +73,16 @@ def _assemble(cells: list[Cell], trees: list[tuple[Cell, ast.Module]]) -> Contra
     opened = _opening(trees)
     parameters = tuple(_parameters(trees))
     _check_injected(trees, {spec.name for spec in parameters})
+    steps = tuple(_unique(_steps(trees), "step"))
+    _check_otherwise(steps)
     contract = Contract(
         **opened,
         title=_title(cells),
         parameters=parameters,
         checks=tuple(_unique(_checks(trees), "check")),
-        steps=tuple(_unique(_steps(trees), "step")),
+        steps=steps,
         signals=tuple(dict.fromkeys(_first_words(trees, "observe"))),
-        capabilities=tuple(dict.fromkeys(_first_words(trees, "use"))),
+        capabilities=tuple(dict.fromkeys([*_first_words(trees, "use"), *_rolled_with(trees)])),
         rules=tuple(dict.fromkeys(_first_words(trees, "decide"))),
         digest=digest([[list(cell.tags), cell.source] for cell, _ in trees if "injected-parameters" not in cell.tags]),
     )
@@ -163,6 +91,16 @@ def _assemble(cells: list[Cell], trees: list[tuple[Cell, ast.Module]]) -> Contra
     except ValueError as error:
         raise ContractError("A text of the contract holds a broken character (a lone surrogate).") from error
     return contract
+
+
+def _check_otherwise(steps: Iterable[StepSpec]) -> None:
+    """Let a step name only steps above it as alternatives: when it fails, they must be there."""
+    above: set[str] = set()
+    for step in steps:
+        missing = [name for name in step.otherwise if name not in above]
+        if missing:
+            raise ContractError(f"Step {step.name} names {missing[0]!r} in otherwise, and no step above is called so.")
+        above.add(step.name)
 
 
 def _check_injected(trees: list[tuple[Cell, ast.Module]], known: set[str]) -> None:
@@ -210,9 +148,13 @@ def _opening(trees: list[tuple[Cell, ast.Module]]) -> dict[str, Any]:
     assumes = given.get("assumes", [])
     if not all(isinstance(item, str) for item in assumes):
         raise ContractError(f"assumes in {where} must be a list of sentences.")
+    rollback = given.get("rollback", "on_failure")
+    if rollback not in ROLLBACKS:
+        raise ContractError(f"rollback in {where} is one of {', '.join(ROLLBACKS)}, not {rollback!r:.40}.")
     return {
         "name": name, "version": given["version"], "owner": given["owner"],
-        "budget_s": _duration(given["budget"], where), "assumes": tuple(assumes),
+        "budget_s": duration(given["budget"], where), "assumes": tuple(assumes), "rollback": rollback,
+        "confirm_within_s": duration(given["confirm_within"], where) if "confirm_within" in given else 0.0,
     }  # fmt: skip
 
 
@@ -233,13 +175,6 @@ def _keywords(call: ast.Call, known: Mapping[str, type], where: str) -> dict[str
             raise ContractError(f"{where} has an unknown argument {word.arg or '**'}; known: {', '.join(known)}.")
         given[word.arg] = _literal(word.value, known[word.arg], f"{word.arg} in {where}")
     return given
-
-
-def _duration(text: str, where: str) -> float:
-    try:
-        return seconds(text)
-    except SettingsError as error:
-        raise ContractError(f"{error.what} It stands in {where}.", todo=error.todo) from error
 
 
 def _parameters(trees: list[tuple[Cell, ast.Module]]) -> Iterator[ParameterSpec]:
@@ -336,54 +271,40 @@ def _checks(trees: list[tuple[Cell, ast.Module]]) -> Iterator[CheckSpec]:
         within = _keywords(call, {"within": str}, where).get("within")
         yield CheckSpec(
             name=node.name, phase=word, sentence=sections(ast.get_docstring(node))["intent"],
-            cell=cell.index, within_s=_duration(within, where) if within else CHECK_WITHIN_S,
+            cell=cell.index, within_s=duration(within, where) if within else CHECK_WITHIN_S,
         )  # fmt: skip
 
 
 def _steps(trees: list[tuple[Cell, ast.Module]]) -> Iterator[StepSpec]:
     for cell, node, _, call in _decorated(trees, {"step"}):
         where = f"step {node.name} in cell {cell.index}"
-        yield step_spec(node.name, ast.get_docstring(node), _keywords(call, _STEP_KEYS, where), where).model_copy(
+        yield step_spec(node.name, ast.get_docstring(node), _keywords(call, STEP_KEYS, where), where).model_copy(
             update={"calls": tuple(dict.fromkeys(_capability_calls(node))), "cell": cell.index}
         )
 
 
-def step_spec(name: str, docstring: str | None, given: Mapping[str, Any], where: str) -> StepSpec:
-    """Make the description of a step from its docstring and the arguments of `@run.step`.
-
-    Args:
-        name: The function's name.
-        docstring: One sentence of intent; `Undo:` and `Expect:` sentences.
-        given: risk, timeout, max_targets, approvals.
-        where: For the error.
-
-    Raises:
-        ContractError: An argument is out of bounds.
-    """
-    risk, targets, approvals = given.get("risk", "medium"), given.get("max_targets", 1), given.get("approvals", 0)
-    if risk not in {"low", "medium", "high"} or targets < 1 or approvals < 0:
-        raise ContractError(f"{where}: risk is low, medium or high; max_targets at least 1; approvals at least 0.")
-    return StepSpec(
-        name=name, **sections(docstring), risk=risk, max_targets=targets, approvals=approvals,
-        timeout_s=_duration(given["timeout"], where) if "timeout" in given else STEP_TIMEOUT_S,
-    )  # fmt: skip
-
-
-def sections(docstring: str | None) -> dict[str, str]:
-    """Split a step's docstring into intent, undo and expect."""
-    text = " ".join((docstring or "").split())
-    parts = re.split(r"\b(Undo|Expect):\s*", text)
-    named = dict(zip((word.lower() for word in parts[1::2]), (part.strip() for part in parts[2::2]), strict=True))
-    return {"intent": parts[0].strip(), "undo": named.get("undo", ""), "expect": named.get("expect", "")}
-
-
 def _capability_calls(node: ast.AST) -> Iterator[str]:
-    """Find `run.use("balancer").drain(...)` and write it as `balancer.drain`."""
+    """Find `run.use("balancer").drain(...)` and write it as `balancer.drain`; a fan-out is written as it stands."""
     for part in ast.walk(node):
         if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute):
             word = _word_of(part.func.value, "use")
             if word:
                 yield f"{word}.{part.func.attr}"
+            yield from filter(None, [_rolled(part)])
+
+
+def _rolled(node: ast.AST) -> str:
+    """Return `services.restart` of `run.rolling("services.restart", ...)`; pandas knows another `rolling`."""
+    match node:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id="run"), attr="rolling"), args=[ast.Constant(value=action), *_]
+        ):
+            if not re.fullmatch(r"[^.]+\.[^.]+", str(action)):
+                raise ContractError(
+                    f"rolling takes capability and action, as in 'services.restart', not {action!r:.40}."
+                )
+            return str(action)
+    return ""
 
 
 def _word_of(node: ast.expr, method: str) -> str:
@@ -393,6 +314,11 @@ def _word_of(node: ast.expr, method: str) -> str:
         if isinstance(first, ast.Constant) and isinstance(first.value, str):
             return first.value
     return ""
+
+
+def _rolled_with(trees: list[tuple[Cell, ast.Module]]) -> Iterator[str]:
+    actions = (_rolled(node) for _, tree in trees for node in ast.walk(tree))
+    return (action.partition(".")[0] for action in actions if action)
 
 
 def _first_words(trees: list[tuple[Cell, ast.Module]], method: str) -> Iterator[str]:

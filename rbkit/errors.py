@@ -18,8 +18,10 @@ RunbookError
 ├── SecretError                a secret cannot be had; nothing replaces it exit 5
 ├── ReplayMiss                 the tape has no such effect                exit 1
 ├── GuardRail                  a limit of the contract would be crossed   exit 1
+├── Held                       somebody else holds a run or a target      exit 4
+├── Fenced                     another process took the run over          exit 4
 └── RunEnded                   the run ended; the exit code says how
-    ├── StepFailed, StepUnknown, CheckFailed, ApprovalNeeded, Cancelled
+    ├── StepFailed, StepUnknown, CheckFailed, ApprovalNeeded, Denied, Cancelled
 """
 
 from typing import ClassVar
@@ -31,7 +33,10 @@ __all__ = [
     "Cancelled",
     "CheckFailed",
     "ContractError",
+    "Denied",
+    "Fenced",
     "GuardRail",
+    "Held",
     "IllegalMove",
     "JournalBroken",
     "JournalError",
@@ -184,6 +189,20 @@ class GuardRail(RunbookError):
     advice = "Narrow the targets, or raise the limit in the contract and have it reviewed."
 
 
+class Held(RunbookError):
+    """Somebody else holds the run or the target; until when is said."""
+
+    exit_code = 4
+    advice = "Wait until then, or look at who holds it: `rbkit show RUN`."
+
+
+class Fenced(RunbookError):
+    """Another process has taken the run over; this one may write and act no more."""
+
+    exit_code = 4
+    advice = "Nothing is to be done here: `rbkit show RUN` says who goes on with it."
+
+
 class RunEnded(RunbookError):
     """The run ended without success; the outcome is in the journal."""
 
@@ -208,6 +227,13 @@ class ApprovalNeeded(RunEnded):
 
     exit_code = 4
     advice = "Have it approved by somebody who may, or run it with somebody at the keyboard."
+
+
+class Denied(RunEnded):
+    """Somebody who was asked said no."""
+
+    exit_code = 5
+    advice = "`rbkit show RUN` says who denied what, and why."
 
 
 class Cancelled(RunEnded):

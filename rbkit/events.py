@@ -2,47 +2,30 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from rbkit.asking import (
+    Answered,
+    ApprovalDenied,
+    ApprovalEnded,
+    ApprovalGiven,
+    ApprovalRequested,
+    Asked,
+    CancelRequested,
+    ConfirmationRequested,
+    Confirmed,
+)
+from rbkit.facts import Call, Event, Json, Mode, Outcome, Phase, Purpose, Verdict4  # fmt: skip
 
 __all__ = [
-    "Answered", "AnyEvent", "ApprovalRequested", "Asked", "Call", "CancelRequested", "ChangeDone", "ChangeFailed",
-    "ChangeIntended", "ChangePlanned", "ChangeUnknown", "CheckEnded", "CheckSkipped", "CheckStarted", "Decided",
-    "Event", "InputRefused", "Json", "Mode", "Observed", "Outcome", "Phase", "RecordSealed", "RollbackEnded",
-    "RollbackStarted", "RunClosed", "RunOpened", "StepDone", "StepFailed", "StepPlanned", "StepSkipped",
-    "StepStarted", "StepUnknown", "Verdict4",
+    "Answered", "AnyEvent", "ApprovalDenied", "ApprovalEnded", "ApprovalGiven", "ApprovalRequested", "Asked", "Call",
+    "CancelRequested", "ChangeDone", "ChangeFailed", "ChangeIntended", "ChangePlanned", "ChangeUnknown",
+    "CheckEnded", "CheckSkipped", "CheckStarted", "ConfirmationRequested", "Confirmed", "Decided", "Event",
+    "FallbackChosen", "InputRefused", "Json", "LeaseAwaited", "Mode", "Observed", "Outcome", "Phase", "Purpose",
+    "RecordSealed", "RollbackEnded", "RollbackStarted", "RollingEnded", "RollingPlanned", "RunClosed", "RunOpened",
+    "SessionBegan", "StepDone", "StepFailed", "StepPlanned", "StepSkipped", "StepStarted", "StepUnknown",
+    "Verdict4",
 ]  # fmt: skip
-
-Mode = Literal["live", "dry_run", "replay", "resume"]
-Outcome = Literal["resolved", "not_applicable", "rolled_back", "failed", "needs_operator", "aborted", "unknown"]
-Phase = Literal["precondition", "postcondition"]
-Verdict4 = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR"]
-Json = dict[str, Any]
-
-
-class Event(BaseModel):
-    """Something that happened; never changed afterwards."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: str
-
-    @property
-    def move(self) -> str:
-        """The name under which the lifecycle table knows this event."""
-        return self.kind
-
-
-class Call(BaseModel):
-    """A change as data: any process with the environment file can make it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    capability: str
-    action: str
-    target: str
-    arguments: Json = {}
-
-    def __str__(self) -> str:
-        extra = "".join(f", {key}={value!r}" for key, value in self.arguments.items())
-        return f"{self.capability}.{self.action}({self.target}{extra})"
 
 
 class RunOpened(Event):
@@ -64,6 +47,35 @@ class RunOpened(Event):
     notebook: str
     budget_s: float
     resumes: str = ""
+    path: str = ""
+    source: str = ""
+
+
+class SessionBegan(Event):
+    """Another process took the run over, with a higher token: to resume it, to end it, or to say that it broke off."""
+
+    kind: Literal["session_began"] = "session_began"
+    session: int
+    purpose: Purpose
+    host: str
+    pid: int
+    why: str = ""
+    digest: str = ""
+    differences: list[str] = Field(default_factory=list)
+
+    @property
+    def move(self) -> str:
+        """What it is for: `resume`, `roll_back`, `abandon` or `interruption`."""
+        return self.purpose
+
+
+class LeaseAwaited(Event):
+    """The run waits for a target that another run holds."""
+
+    kind: Literal["lease_awaited"] = "lease_awaited"
+    target: str
+    holder: str
+    until: str
 
 
 class CheckStarted(Event):
@@ -127,6 +139,7 @@ class Decided(Event):
     target: str | None
     why: str
     ends: Literal["", "not_applicable", "needs_operator"] = ""
+    now: str = ""
 
     @property
     def move(self) -> str:
@@ -182,6 +195,39 @@ class StepUnknown(Event):
     seconds: float
 
 
+class FallbackChosen(Event):
+    """A step failed, and another one is made in its place."""
+
+    kind: Literal["fallback_chosen"] = "fallback_chosen"
+    step: str
+    otherwise: str
+    risk: str
+    how: Literal["automatic", "operator"]
+
+
+class RollingPlanned(Event):
+    """The targets of a fan-out, frozen before the first of them is touched."""
+
+    kind: Literal["rolling_planned"] = "rolling_planned"
+    step: str
+    action: str
+    targets: list[str]
+    batches: list[int]
+    max_errors: int
+    at_least: int
+
+
+class RollingEnded(Event):
+    """A fan-out is over: what was done, what failed and why, what was left alone."""
+
+    kind: Literal["rolling_ended"] = "rolling_ended"
+    step: str
+    done: list[str]
+    failed: list[tuple[str, str]]
+    remaining: list[str]
+    why: str = ""
+
+
 class StepSkipped(Event):
     """A step was not run, and why."""
 
@@ -199,10 +245,13 @@ class ChangeIntended(Event):
     call: Call
     before: Json
     after: Json
-    differs: Json = {}
+    differs: Json = Field(default_factory=dict)
     inverse: Call | None
     irreversible: str = ""
     undoes: str = ""
+    repeats: str = ""
+    approval: str = ""
+    token: int = 0
 
 
 class ChangePlanned(Event):
@@ -214,7 +263,7 @@ class ChangePlanned(Event):
     call: Call
     before: Json
     after: Json
-    differs: Json = {}
+    differs: Json = Field(default_factory=dict)
     inverse: Call | None
     irreversible: str = ""
 
@@ -247,43 +296,6 @@ class ChangeUnknown(Event):
     why: str
 
 
-class ApprovalRequested(Event):
-    """A step waits for somebody's approval of exactly this."""
-
-    kind: Literal["approval_requested"] = "approval_requested"
-    step: str
-    risk: str
-    needed: int
-    digest: str
-
-
-class Asked(Event):
-    """The run asks a person."""
-
-    kind: Literal["asked"] = "asked"
-    name: str
-    prompt: str
-    options: list[str]
-    default: str
-
-
-class Answered(Event):
-    """A person answered, or the default was taken."""
-
-    kind: Literal["answered"] = "answered"
-    name: str
-    answer: str
-    how: Literal["operator", "default"]
-    why: str = ""
-
-
-class CancelRequested(Event):
-    """Somebody asked the run to stop, roll back and finish its record."""
-
-    kind: Literal["cancel_requested"] = "cancel_requested"
-    reason: str
-
-
 class RollbackStarted(Event):
     """What was done is being undone, last first."""
 
@@ -300,6 +312,7 @@ class RollbackEnded(Event):
     undone: list[str]
     left: list[str]
     in_doubt: list[str]
+    by_hand: list[str] = Field(default_factory=list)
 
     @property
     def move(self) -> str:
@@ -338,9 +351,10 @@ class InputRefused(Event):
 
 
 AnyEvent = Annotated[
-    RunOpened | CheckStarted | CheckEnded | CheckSkipped | Observed | Decided | StepStarted | StepDone | StepPlanned
-    | StepFailed | StepUnknown | StepSkipped | ChangeIntended | ChangePlanned | ChangeDone | ChangeFailed
-    | ChangeUnknown | ApprovalRequested | Asked | Answered | CancelRequested | RollbackStarted | RollbackEnded
-    | RunClosed | RecordSealed | InputRefused,
+    RunOpened | SessionBegan | LeaseAwaited | CheckStarted | CheckEnded | CheckSkipped | Observed | Decided
+    | StepStarted | StepDone | StepPlanned | StepFailed | StepUnknown | StepSkipped | FallbackChosen | RollingPlanned
+    | RollingEnded | ChangeIntended | ChangePlanned | ChangeDone | ChangeFailed | ChangeUnknown | ApprovalRequested
+    | ApprovalGiven | ApprovalDenied | ApprovalEnded | Asked | Answered | CancelRequested | ConfirmationRequested
+    | Confirmed | RollbackStarted | RollbackEnded | RunClosed | RecordSealed | InputRefused,
     Field(discriminator="kind"),
 ]  # fmt: skip

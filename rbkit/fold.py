@@ -2,109 +2,18 @@
 
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from rbkit import events as ev
+from rbkit.approvals import Approval, check_answer, check_confirmed, check_end, check_request, check_use, instant
 from rbkit.entries import Entry
 from rbkit.errors import IllegalMove
-from rbkit.events import Call, Event
+from rbkit.events import Event
 from rbkit.machine import FINISHED, after
+from rbkit.progress import Change, Check, Decision, Moment, Step, check_begun, check_ended, check_fallback, check_start
 
-__all__ = ["Change", "Check", "Decision", "Moment", "RunState", "Step", "fold"]
-
-
-@dataclass(slots=True, repr=False)
-class Change:
-    """A change and what became of it."""
-
-    key: str
-    step: str
-    call: Call
-    before: dict[str, Any]
-    planned: dict[str, Any]
-    differs: dict[str, Any]
-    inverse: Call | None
-    irreversible: str
-    undoes: str = ""
-    state: str = "intended"
-    how: str = ""
-    after: dict[str, Any] | None = None
-    why: str = ""
-    at: str = ""
-    undone: bool = False
-
-    def __repr__(self) -> str:
-        """Say what it is in one line."""
-        return f"{self.call}: {self.how or self.state}, {self.moved}"
-
-    def _repr_markdown_(self) -> str:
-        """Show it in a notebook."""
-        undo = f"undo by `{self.inverse}`" if self.inverse else f"cannot be undone: {self.irreversible}"
-        return f"**{self.call}** · {self.how or self.state} · {self.moved} · {undo}"
-
-    @property
-    def moved(self) -> str:
-        """What is different, as `key before → after`; `nothing changed` when it held already."""
-        after = self.after if self.after is not None else self.planned
-        keys = [key for key in self.planned if self.before.get(key) != after.get(key)] + list(self.differs)
-        moves = [f"{key} {self.before.get(key)} → {after.get(key, 'another')}" for key in keys]
-        return ", ".join(moves) or "nothing changed"
-
-    @property
-    def acted(self) -> bool:
-        """Whether it changed the world, or may have, and was not undone."""
-        return not self.undone and (self.in_doubt or (self.state == "done" and self.how != "already"))
-
-    @property
-    def in_doubt(self) -> bool:
-        """Whether nobody knows if it was made."""
-        return self.state in {"intended", "unknown"}
-
-
-@dataclass(slots=True)
-class Step:
-    """A step and where it stands: running, done, planned, skipped, failed or unknown."""
-
-    name: str
-    state: str
-    intent: str = ""
-    risk: str = ""
-    deadline: str = ""
-    result: Any = None
-    why: str = ""
-    started: str = ""
-    ended: str = ""
-    seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class Check:
-    """A precondition or postcondition and its verdict."""
-
-    name: str
-    phase: str
-    sentence: str = ""
-    verdict: str = ""
-    why: str = ""
-    seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class Decision:
-    """What the rules said."""
-
-    event: ev.Decided
-    at: str
-
-
-@dataclass(slots=True)
-class Moment:
-    """One line of the timeline."""
-
-    at: str
-    actor: str
-    source: str
-    event: Event
+__all__ = ["RunState", "fold"]
 
 
 @dataclass(slots=True)
@@ -117,14 +26,26 @@ class RunState:
     started: str = ""
     ended: str = ""
     actor: str = ""
+    starters: list[str] = field(default_factory=list)
     steps: dict[str, Step] = field(default_factory=dict)
     checks: dict[str, Check] = field(default_factory=dict)
     changes: dict[str, Change] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
     answers: dict[str, str] = field(default_factory=dict)
+    approvals: list[Approval] = field(default_factory=list)
+    rolling: dict[str, ev.RollingPlanned] = field(default_factory=dict)
+    rolled: dict[str, ev.RollingEnded] = field(default_factory=dict)
+    fallbacks: dict[str, str] = field(default_factory=dict)
     observations: int = 0
+    session: int = 0
+    purpose: str = ""
+    since: str = ""
+    digest: str = ""
+    lost: str = ""
+    confirm_until: str = ""
     cancel: str = ""
-    waits_for: str = ""
+    awaits: ev.LeaseAwaited | None = None
+    waited_s: float = 0.0
     rollback: ev.RollbackEnded | None = None
     rollback_why: str = ""
     outcome: str = ""
@@ -142,17 +63,52 @@ class RunState:
         """The step that is in progress, if any."""
         return next((step for step in self.steps.values() if step.state == "running"), None)
 
-    def check(self, event: Event) -> str:
+    @property
+    def asks(self) -> Approval | None:
+        """The request for approval that the run waits for, if any."""
+        newest = self.approvals[-1] if self.approvals else None
+        return newest if newest and not newest.result and self.state == "waiting" else None
+
+    @property
+    def denied(self) -> bool:
+        """Whether somebody denied a change since this session began."""
+        return any(approval.result == "denied" and approval.at >= self.since for approval in self.approvals)
+
+    @property
+    def waits_for(self) -> str:
+        """For whom or what the run waits, and until when; empty when it does not."""
+        if approval := self.asks:
+            open_ = approval.request.needed - len(approval.given)
+            who = ", ".join(approval.request.approvers)
+            return f"{open_} approval(s) of step {approval.request.step} by {who} until {approval.request.until}"
+        if self.state == "confirming":
+            return f"a confirmation until {self.confirm_until}; without one it is rolled back"
+        if self.awaits and not self.finished:
+            return f"{self.awaits.target}, held by {self.awaits.holder} until {self.awaits.until}"
+        return ""
+
+    def approval(self, digest: str) -> Approval | None:
+        """Find a request for approval by the digest of its plan."""
+        return next((found for found in reversed(self.approvals) if found.request.digest == digest), None)
+
+    def check(self, event: Event, at: str = "", actor: str = "") -> str:
         """Return the lifecycle state that an event leads to, and change nothing.
 
+        Args:
+            event: What is about to be written.
+            at: When, UTC, ISO 8601.
+            actor: By whom.
+
         Raises:
-            IllegalMove: The lifecycle does not allow it here, or it speaks of something that never began.
+            IllegalMove: The lifecycle does not allow it here, it speaks of something that never began, or an
+                approval does not allow it.
         """
         following = after(self.state, event.move)
         known, name = _spoken_of(self, event)
-        if name and name not in known:
+        if name is not None and name not in known:
             word = event.kind.replace("_", " ")
             raise IllegalMove(f"Nothing named {name!r} has begun in this run, so {word} is not possible.")
+        _check_right(self, event, at, actor)
         return following
 
     def apply(self, entry: Entry, event: Event) -> None:
@@ -161,12 +117,41 @@ class RunState:
         Raises:
             IllegalMove: `check` refuses it here.
         """
-        self.state = self.check(event)
+        self.state = self.check(event, entry.at, entry.actor)
         self.run = entry.run
         self.timeline.append(Moment(entry.at, entry.actor, entry.source, event))
         taker = _TAKERS.get(type(event))
         if taker:
             taker(self, entry, event)
+
+
+def _check_right(state: RunState, event: Event, at: str, actor: str) -> None:
+    """Refuse a session that is not newer, and whatever an approval or what is done already does not allow."""
+    match event:
+        case ev.SessionBegan() if event.session <= state.session:
+            raise IllegalMove(f"Session {event.session} is not newer than session {state.session} of this run.")
+        case ev.ApprovalRequested():
+            check_request(event, at)
+        case ev.ApprovalGiven() | ev.ApprovalDenied():
+            check_answer(state.asks, event, at, actor, state.starters)
+        case ev.ApprovalEnded():
+            check_end(state.asks, state.approval(event.digest), event, at)
+            instant((state.running_step and state.running_step.deadline) or at)  # it will be lengthened
+        case ev.Confirmed():
+            check_confirmed(state.confirm_until, state.cancel, at)
+        case ev.ConfirmationRequested():
+            instant(event.until)
+        case ev.StepStarted():
+            check_start(state.steps.get(event.step), event)
+        case ev.FallbackChosen():
+            check_fallback(state.steps[event.step], ending=state.purpose in {"roll_back", "abandon"})
+        case ev.ChangeIntended(approval=str(approval)) if approval:
+            check_begun(state.changes, event)
+            check_use(state.approval(approval), event, at)
+        case ev.ChangeIntended() | ev.ChangePlanned():
+            check_begun(state.changes, event)
+        case ev.ChangeDone() | ev.ChangeFailed() | ev.ChangeUnknown():
+            check_ended(state.changes[event.key])
 
 
 def fold(entries: Iterable[tuple[Entry, Event]]) -> RunState:
@@ -187,8 +172,8 @@ def fold(entries: Iterable[tuple[Entry, Event]]) -> RunState:
     return state
 
 
-def _spoken_of(state: RunState, event: Event) -> tuple[Container[str], str]:
-    """Return what an event goes on with: where it must stand, and its name; an empty name when it begins anew."""
+def _spoken_of(state: RunState, event: Event) -> tuple[Container[str], str | None]:
+    """Return what an event goes on with: where it must stand, and its name; None when it begins anew."""
     match event:
         case ev.CheckEnded():
             return state.checks, event.name
@@ -197,12 +182,48 @@ def _spoken_of(state: RunState, event: Event) -> tuple[Container[str], str]:
         case ev.ChangeDone() | ev.ChangeFailed() | ev.ChangeUnknown():
             return state.changes, event.key
         case ev.ChangeIntended():
-            return state.changes, event.undoes
-    return (), ""
+            return state.changes, event.undoes or event.repeats or None
+        case ev.FallbackChosen() | ev.ApprovalRequested() | ev.RollingPlanned():
+            return state.steps, event.step
+        case ev.RollingEnded():
+            return state.rolling, event.step
+    return (), None
 
 
 def _opened(state: RunState, entry: Entry, event: ev.RunOpened) -> None:
-    state.opened, state.started, state.actor = event, entry.at, entry.actor
+    state.opened, state.started, state.actor, state.starters = event, entry.at, entry.actor, [entry.actor]
+    state.session, state.since, state.digest = 1, entry.at, event.digest
+
+
+def _session(state: RunState, entry: Entry, event: ev.SessionBegan) -> None:
+    """Nothing runs any more; what was in progress is marked so, and a request to stop was for the session before."""
+    state.session, state.since, state.digest = event.session, entry.at, event.digest or state.digest
+    why = event.why or "its process was lost"
+    state.purpose, state.lost = event.purpose, why if event.purpose == "interruption" else ""
+    if event.purpose == "resume":
+        state.starters.append(entry.actor)
+    state.rollback_why = "" if state.rollback else state.rollback_why
+    state.outcome = state.reason = state.ended = state.cancel = state.confirm_until = ""
+    state.awaits = state.rollback = state.sealed = None
+    state.waited_s = 0.0
+    _interrupt(state, entry.at, why)
+
+
+def _interrupt(state: RunState, at: str, why: str) -> None:
+    """Mark what was in progress when a process was lost: steps, checks, and requests that nobody waits for any more."""
+    for step in state.steps.values():
+        if step.state == "running":
+            step.state, step.why, step.ended = "interrupted", why, at
+    for check in state.checks.values():
+        check.verdict = "" if check.verdict == "RUNNING" else check.verdict
+    for approval in state.approvals:
+        approval.begun = False
+        if not approval.result:
+            approval.result, approval.why = "void", why
+
+
+def _awaited(state: RunState, entry: Entry, event: ev.LeaseAwaited) -> None:
+    state.awaits = event
 
 
 def _check_started(state: RunState, entry: Entry, event: ev.CheckStarted) -> None:
@@ -239,7 +260,7 @@ def _step_ended(
 ) -> None:
     step = state.steps[event.step]
     step.state = event.kind.removeprefix("step_")
-    step.ended, step.seconds = entry.at, event.seconds
+    step.ended, step.seconds, state.awaits = entry.at, event.seconds, None
     step.why = getattr(event, "why", "")
     step.result = getattr(event, "result", None)
 
@@ -251,9 +272,13 @@ def _step_skipped(state: RunState, entry: Entry, event: ev.StepSkipped) -> None:
 def _change_begun(state: RunState, entry: Entry, event: ev.ChangeIntended | ev.ChangePlanned) -> None:
     state.changes[event.key] = Change(
         event.key, event.step, event.call, event.before, event.after, event.differs, event.inverse,
-        event.irreversible, getattr(event, "undoes", ""),
+        event.irreversible, getattr(event, "undoes", ""), getattr(event, "repeats", ""),
         "planned" if isinstance(event, ev.ChangePlanned) else "intended", at=entry.at,
     )  # fmt: skip
+    state.awaits = None
+    if approval := state.approval(getattr(event, "approval", "")):
+        approval.used.append(str(event.call))
+        approval.begun = True
 
 
 def _change_done(state: RunState, entry: Entry, event: ev.ChangeDone) -> None:
@@ -269,7 +294,48 @@ def _change_lost(state: RunState, entry: Entry, event: ev.ChangeFailed | ev.Chan
 
 
 def _approval_requested(state: RunState, entry: Entry, event: ev.ApprovalRequested) -> None:
-    state.waits_for = f"{event.needed} approval(s) for step {event.step} (risk {event.risk})"
+    state.approvals.append(Approval(event, entry.at))
+
+
+def _approval_given(state: RunState, entry: Entry, event: ev.ApprovalGiven) -> None:
+    state.approvals[-1].given[entry.actor] = event.reason
+
+
+def _approval_denied(state: RunState, entry: Entry, event: ev.ApprovalDenied) -> None:
+    state.approvals[-1].denied, state.approvals[-1].reason = entry.actor, event.reason
+
+
+def _approval_ended(state: RunState, entry: Entry, event: ev.ApprovalEnded) -> None:
+    """Close a request; the time it waited is nobody's fault, so it lengthens the step and the run."""
+    approval = next(found for found in reversed(state.approvals) if found.request.digest == event.digest)
+    if not approval.result:
+        _lengthen(state, instant(entry.at) - instant(approval.at))
+    approval.result, approval.why = event.result, event.why
+    approval.granted = entry.at if event.result == "granted" else approval.granted
+
+
+def _lengthen(state: RunState, waited: timedelta) -> None:
+    state.waited_s += waited.total_seconds()
+    step = state.running_step
+    if step and step.deadline:
+        step.deadline = (instant(step.deadline) + waited).isoformat(timespec="microseconds")
+
+
+def _confirmation(state: RunState, entry: Entry, event: ev.ConfirmationRequested) -> None:
+    state.confirm_until = event.until
+
+
+def _rolling_planned(state: RunState, entry: Entry, event: ev.RollingPlanned) -> None:
+    state.rolling[event.step] = event
+
+
+def _rolling_ended(state: RunState, entry: Entry, event: ev.RollingEnded) -> None:
+    state.rolled[event.step] = event
+
+
+def _fallback(state: RunState, entry: Entry, event: ev.FallbackChosen) -> None:
+    state.fallbacks[event.step] = event.otherwise
+    state.steps[event.step].state = "replaced"
 
 
 def _cancel(state: RunState, entry: Entry, event: ev.CancelRequested) -> None:
@@ -281,7 +347,7 @@ def _rollback_started(state: RunState, entry: Entry, event: ev.RollbackStarted) 
 
 
 def _rollback_ended(state: RunState, entry: Entry, event: ev.RollbackEnded) -> None:
-    state.rollback = event
+    state.rollback, state.awaits = event, None
 
 
 def _closed(state: RunState, entry: Entry, event: ev.RunClosed) -> None:
@@ -311,7 +377,16 @@ _TAKERS: dict[type[Event], Callable[[RunState, Entry, Any], None]] = {
     ev.ChangeDone: _change_done,
     ev.ChangeFailed: _change_lost,
     ev.ChangeUnknown: _change_lost,
+    ev.SessionBegan: _session,
+    ev.LeaseAwaited: _awaited,
     ev.ApprovalRequested: _approval_requested,
+    ev.ApprovalGiven: _approval_given,
+    ev.ApprovalDenied: _approval_denied,
+    ev.ApprovalEnded: _approval_ended,
+    ev.ConfirmationRequested: _confirmation,
+    ev.RollingPlanned: _rolling_planned,
+    ev.RollingEnded: _rolling_ended,
+    ev.FallbackChosen: _fallback,
     ev.CancelRequested: _cancel,
     ev.RollbackStarted: _rollback_started,
     ev.RollbackEnded: _rollback_ended,

@@ -5,15 +5,20 @@ Reads like h11's table: a move that is not in the row of the present state is il
 
 from rbkit.errors import IllegalMove
 
-__all__ = ["CLOSED", "FINISHED", "TABLE", "after", "allows"]
+__all__ = ["CLOSED", "FINISHED", "FROM_OUTSIDE", "TABLE", "after", "allows"]
 
 _READS = ("observed", "decided", "asked", "answered", "cancel_requested")
-_CHANGES = ("change_intended", "change_done", "change_failed", "change_unknown", "change_planned")
+_CHANGES = ("change_intended", "change_done", "change_failed", "change_unknown", "change_planned", "lease_awaited")
 _SKIPS = ("step_skipped", "check_skipped")
 _LOST = ("run_closed_failed", "run_closed_aborted", "run_closed_unknown", "run_closed_needs_operator")
 
 CLOSED = "closed"
 FINISHED = frozenset({"closed", "sealed"})
+FROM_OUTSIDE = frozenset({"cancel_requested", "approval_given", "approval_denied", "confirmed"})
+"""What a process may write that does not hold the run."""
+
+_FORWARD = {"interruption": "interrupted", "resume": "open", "roll_back": "failing", "abandon": "failing"}
+_BACKWARD = {"interruption": "stranded", "roll_back": "failing", "abandon": "failing"}
 
 
 def _row(stay: tuple[str, ...], **moves: str) -> dict[str, str]:
@@ -29,10 +34,12 @@ TABLE: dict[str, dict[str, str]] = {
         step_started="acting",
         decided_not_applicable="concluded",
         decided_needs_operator="failing",
+        confirmation_requested="confirming",
         rollback_started="rolling_back",
         run_closed_resolved=CLOSED,
         run_closed_not_applicable=CLOSED,
         **dict.fromkeys(_LOST, CLOSED),
+        **_FORWARD,
     ),
     "checking": _row(
         _READS,
@@ -46,19 +53,23 @@ TABLE: dict[str, dict[str, str]] = {
         postcondition_error="failing",
         rollback_started="rolling_back",
         **dict.fromkeys(_LOST, CLOSED),
+        **_FORWARD,
     ),
     "acting": _row(
-        (*_READS, *_CHANGES),
+        (*_READS, *_CHANGES, "rolling_planned", "rolling_ended", "approval_ended"),
         approval_requested="waiting",
         step_done="open",
         step_planned="open",
         step_failed="failing",
         step_unknown="failing",
+        **_FORWARD,
     ),
     "waiting": _row(
-        ("cancel_requested",),
+        (*_READS, *_CHANGES, "rolling_ended", "approval_given", "approval_denied"),
+        approval_ended="acting",
         step_failed="failing",
         step_unknown="failing",
+        **_FORWARD,
     ),
     "concluded": _row(
         (*_READS, *_SKIPS),
@@ -67,30 +78,45 @@ TABLE: dict[str, dict[str, str]] = {
         rollback_started="rolling_back",
         run_closed_not_applicable=CLOSED,
         **dict.fromkeys(_LOST, CLOSED),
+        **_FORWARD,
+    ),
+    "confirming": _row(
+        ("cancel_requested",),
+        confirmed="open",
+        rollback_started="rolling_back",
+        **dict.fromkeys(_LOST, CLOSED),
+        **_FORWARD,
     ),
     "failing": _row(
         (*_READS, *_SKIPS),
+        fallback_chosen="open",
         rollback_started="rolling_back",
         **dict.fromkeys(_LOST, CLOSED),
+        **_BACKWARD,
     ),
     "rolling_back": _row(
         (*_READS, *_CHANGES),
         rollback_ended="rolled_back",
         rollback_incomplete="stuck",
+        **_BACKWARD,
     ),
     "rolled_back": _row(
         ("cancel_requested",),
         run_closed_rolled_back=CLOSED,
         **dict.fromkeys(_LOST, CLOSED),
+        **_BACKWARD,
     ),
     "stuck": _row(
         ("cancel_requested",),
         rollback_started="rolling_back",
         run_closed_needs_operator=CLOSED,
         run_closed_unknown=CLOSED,
+        **_BACKWARD,
     ),
-    "closed": _row(("cancel_requested",), record_sealed="sealed"),
-    "sealed": _row((), record_sealed="sealed", input_refused="sealed"),
+    "interrupted": _row((), resume="open", roll_back="failing", abandon="failing"),
+    "stranded": _row((), roll_back="failing", abandon="failing"),
+    "closed": _row(("cancel_requested",), record_sealed="sealed", roll_back="failing"),
+    "sealed": _row((), record_sealed="sealed", input_refused="sealed", roll_back="failing"),
 }
 
 _SAYINGS = {
@@ -100,10 +126,13 @@ _SAYINGS = {
     "acting": "is in the middle of a step",
     "waiting": "waits for an approval",
     "concluded": "has found that nothing is to be done",
+    "confirming": "waits for a confirmation",
     "failing": "has failed and must be rolled back or closed",
     "rolling_back": "is being rolled back",
     "rolled_back": "has been rolled back",
     "stuck": "could not be rolled back completely",
+    "interrupted": "has lost its process and must be resumed, rolled back or abandoned",
+    "stranded": "has lost its process on its way out and must be rolled back or abandoned",
     "closed": "is over",
     "sealed": "is over and its record is sealed",
 }

@@ -1,13 +1,17 @@
 """Pure policy: which risk needs whose approval, what has to be undone, and how a run ends."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from rbkit.events import Outcome, Phase
-from rbkit.fold import Change, RunState
+from rbkit.fold import RunState
+from rbkit.progress import Change, Step
 
-__all__ = ["APPROVALS", "EXIT_CODES", "approvals_needed", "lacking", "outcome_of", "to_undo"]
+__all__ = [
+    "APPROVALS", "EXIT_CODES", "ApprovalRules", "approvals_needed", "exit_code", "lacking", "outcome_of", "to_undo",
+]  # fmt: skip
 
-APPROVALS: Mapping[str, int] = {"low": 0, "medium": 0, "high": 1}
+APPROVALS: Mapping[str, int] = {"low": 0, "medium": 0, "high": 1, "irreversible": 0}
 
 EXIT_CODES: Mapping[Outcome, int] = {
     "resolved": 0,
@@ -18,6 +22,36 @@ EXIT_CODES: Mapping[Outcome, int] = {
     "unknown": 6,
     "aborted": 130,
 }
+DENIED = 5
+"""The exit code of a run in which somebody denied a change."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRules:
+    """What an environment file says of approvals.
+
+    Args:
+        needed: How many people by risk, and for `irreversible` changes.
+        approvers: Who may approve, for example `os:alice` or `*`.
+        own: Whether one may approve a run that one has started.
+        wait_s: How long a run waits for them, seconds.
+        valid_s: How long an approval may be used after it was granted, seconds.
+        digest: The digest of the environment file as it is now: an approval does not outlive an edit of it.
+    """
+
+    needed: Mapping[str, int] = field(default_factory=dict)
+    approvers: tuple[str, ...] = ("*",)
+    own: bool = False
+    wait_s: float = 600.0
+    valid_s: float = 600.0
+    digest: str = ""
+
+
+def exit_code(state: RunState) -> int:
+    """Say with which code a command ends whose run is over: the outcome's, or 5 when somebody denied a change of it."""
+    if state.denied and state.outcome in {"aborted", "rolled_back", "failed", "needs_operator"}:
+        return DENIED
+    return EXIT_CODES[state.outcome]  # type: ignore[index]
 
 
 def approvals_needed(risk: str, contract: int, environment: Mapping[str, int]) -> int:
@@ -72,7 +106,7 @@ def lacking(state: RunState, steps: Iterable[str], checks: Iterable[tuple[str, P
     Returns:
         One phrase each; empty when every step is done and every check passed.
     """
-    undone = [f"step {name} is not done" for name in steps if name not in state.steps or not _over(state, name)]
+    undone = [f"step {name} is not done" for name in steps if not _over(state.steps.get(name))]
     missing = [
         f"{phase} {name} did not pass"
         for name, phase in checks
@@ -81,8 +115,9 @@ def lacking(state: RunState, steps: Iterable[str], checks: Iterable[tuple[str, P
     return undone + missing
 
 
-def _over(state: RunState, step: str) -> bool:
-    return state.steps[step].state in {"done", "planned"}
+def _over(step: Step | None) -> bool:
+    """Whether a step needs nothing more: done, planned, replaced by another, or an alternative that was not needed."""
+    return step is not None and step.state in {"done", "planned", "replaced", "skipped"}
 
 
 def outcome_of(state: RunState) -> Outcome:
@@ -93,20 +128,26 @@ def outcome_of(state: RunState) -> Outcome:
 
     Returns:
         unknown while something may have acted, needs_operator while something is left to undo, aborted when
-        somebody stopped it, rolled_back when changes were undone, else failed or needs_operator.
+        somebody stopped it or denied a change, rolled_back when changes were undone or somebody had asked for that
+        and nothing stands, else failed or needs_operator.
     """
     if any(change.in_doubt and not change.undone for change in state.changes.values() if not change.undoes):
         return "unknown"
     if state.state == "stuck":
         return "needs_operator"
-    if state.cancel:
+    if state.cancel or state.denied:
         return "aborted"
-    if state.rollback and state.rollback.undone:
+    if state.rollback and (state.rollback.undone or (state.purpose == "roll_back" and not _stands(state))):
         return "rolled_back"
     return "needs_operator" if _asks_for_operator(state) else "failed"
 
 
+def _stands(state: RunState) -> bool:
+    return bool(to_undo(state.changes.values()))
+
+
 def _asks_for_operator(state: RunState) -> bool:
-    """Whether the run stopped because a person must look: no evidence, or an approval that is missing."""
+    """Whether the run stopped because a person must look: no evidence, or an approval that nobody gave."""
     unclear = any(check.verdict in {"INCONCLUSIVE", "ERROR"} for check in state.checks.values())
-    return unclear or bool(state.waits_for) or any(d.event.ends == "needs_operator" for d in state.decisions)
+    unanswered = any(approval.result in {"expired", ""} for approval in state.approvals)
+    return unclear or unanswered or any(d.event.ends == "needs_operator" for d in state.decisions)

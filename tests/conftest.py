@@ -19,8 +19,9 @@ from rbkit.entries import Entry, seal_entry
 from rbkit.errors import IllegalMove
 from rbkit.events import Call, Event, Mode
 from rbkit.fold import RunState
-from rbkit.gate import Gate, current_step
+from rbkit.gate import Gate, Terms, current_step
 from rbkit.journal import Journal
+from rbkit.policy import ApprovalRules
 from rbkit.run import Run
 from rbkit.sandbox import lifecycle
 from rbkit.sandbox.layout import INSTANCES, Layout
@@ -30,6 +31,8 @@ from rbkit.tape import Tape
 from rbkit.wiring import Wiring
 
 RUN = "20260101-000000-aaaaaa"
+HOLDER = f"{RUN}/here/1/abcdef"
+AT = "2026-01-01T00:00:00"
 QUERY = 'memory{service="checkout"}'
 ENVIRONMENT = Environment.model_validate(
     {
@@ -75,6 +78,7 @@ class Rig:
     metrics: Any = field(default_factory=lambda: FakeMetrics({}))
     screen: ListScreen = field(default_factory=ListScreen)
     rules: Path = Path()
+    terms: Terms = field(default_factory=lambda: Terms(rules=ApprovalRules(needed={"high": 1}), holder=HOLDER))
 
     def world(self) -> Wiring:
         """Wire the fakes by the names of the environment file."""
@@ -88,7 +92,7 @@ class Rig:
     def gate(self, mode: Mode = "live", *, run: str = RUN, tape: str = "") -> Gate:
         """Make one more gate on a run."""
         recorded = Tape(self.store, self.journal(tape).entries) if tape else None
-        return Gate(self.journal(run), self.world(), mode=mode, tape=recorded)
+        return Gate(self.journal(run), self.world(), mode=mode, tape=recorded, terms=self.terms)
 
     def open(self, mode: Mode = "live", *, run: str = RUN, tape: str = "") -> Gate:
         """Open a run and return its gate."""
@@ -120,8 +124,8 @@ class Rig:
         contract = Contract(name="test", version="1", owner="me", budget_s=60, digest="", steps=steps, checks=checks)
         return Run(
             contract, complete=True, parameters={"environment": "test", "limit": 300.0},
-            gate=self.open(mode, run=run, tape=tape), approvals=more.pop("approvals", {"high": 1}), rules=self.rules,
-            screen=self.screen, fresh_world=self.world,
+            gate=self.open(mode, run=run, tape=tape), rules=self.rules, screen=self.screen, fresh_world=self.world,
+            attended=more.pop("attended", False),
         )  # fmt: skip
 
     def started(self, mode: Mode = "live", **more: Any) -> Gate:
@@ -234,7 +238,12 @@ def _every_event(text: str) -> list[Event]:
         ev.CheckSkipped(name="c2", phase="postcondition", why=text),
         ev.Observed(name="m", source="x", query=text, arguments={"n": 1}, rows=3, answer="", seconds=0.25),
         *(ev.Decided(ends=ends, **decided) for ends in ("", "not_applicable", "needs_operator")),
-        ev.StepStarted(step="s", intent=text, risk="low", timeout_s=60, deadline=""),
+        ev.StepStarted(step="s", intent=text, risk="low", timeout_s=60, deadline="2026-01-01T00:01:00"),
+        *(ev.SessionBegan(session=n, purpose=why, host="h", pid=1) for n, why in enumerate(get_args(ev.Purpose), 2)),
+        ev.LeaseAwaited(target=text, holder="r", until="2026-01-01T00:00:09"),
+        ev.RollingPlanned(step="s", action="a.b", targets=[text], batches=[1], max_errors=0, at_least=0),
+        ev.RollingEnded(step="s", done=[], failed=[(text, "why")], remaining=[]),
+        ev.FallbackChosen(step="s", otherwise="s2", risk="low", how="automatic"),
         ev.StepDone(result={"n": [1, 2.5, None, True]}, **end),
         ev.StepPlanned(**end),
         ev.StepFailed(**end, **lost),
@@ -246,7 +255,15 @@ def _every_event(text: str) -> list[Event]:
         *(ev.ChangeDone(key=key, how="applied", after={"state": "drain"}, seconds=1.0) for key in ("k", "u")),
         ev.ChangeFailed(key="k", **lost),
         ev.ChangeUnknown(key="k", **lost),
-        ev.ApprovalRequested(step="s", risk="high", needed=1, digest=""),
+        ev.ApprovalRequested(
+            step="s", risk="high", needed=1, digest="d", plan={"changes": []}, until="2026-01-01T00:00:05",
+            valid_s=60, approvers=["*"], own=True,
+        ),
+        ev.ApprovalGiven(digest="d"),
+        ev.ApprovalDenied(digest="d", reason=text),
+        *(ev.ApprovalEnded(digest="d", result=end, why=text) for end in ("granted", "denied", "expired", "void")),
+        ev.ConfirmationRequested(until="2026-01-01T00:00:05"),
+        ev.Confirmed(reason=text),
         ev.Asked(name="q", prompt=text, options=["y", "n"], default="n"),
         ev.Answered(name="q", answer="y", how="operator"),
         ev.CancelRequested(reason=text),
@@ -267,20 +284,29 @@ def every_event() -> Callable[[str], list[Event]]:
 
 def _legal(state: RunState, event: Event) -> bool:
     try:
-        state.check(event)
+        state.check(event, AT, "os:test")
     except IllegalMove:
         return False
     return True
+
+
+def _newer(state: RunState, event: Event) -> Event:
+    """Make a session newer than the one before it."""
+    newer = {"session": state.session + 1}
+    return event.model_copy(update=newer) if isinstance(event, ev.SessionBegan) else event
 
 
 def _walk(choices: Iterable[int], text: str = "x", run: str = RUN) -> list[Entry]:
     """Write a legal journal: each choice takes one of the events that are legal there."""
     state, entries = RunState(), list[Entry]()
     for choice in choices:
-        legal = [event for event in _every_event(text) if _legal(state, event)]
+        events = [_newer(state, event) for event in _every_event(text)]
+        legal = [event for event in events if _legal(state, event)]
+        if not legal:
+            break  # a run that nobody holds, and no newer session to take it over
         event = legal[choice % len(legal)]
         prev = entries[-1].hash if entries else ""
-        entries.append(seal_entry(run, len(entries), "2026-01-01T00:00:00", "os:test", "kernel", event, prev))
+        entries.append(seal_entry(run, len(entries), AT, "os:test", "kernel", event, prev))
         state.apply(entries[-1], event)
     return entries
 

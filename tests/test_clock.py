@@ -49,3 +49,17 @@ def test_times_are_shown_in_utc_to_the_second():
     """Whatever its zone, a time is shown as UTC with a Z."""
     moment = datetime(2026, 11, 23, 10, 45, 12, 999_999, tzinfo=timezone(timedelta(hours=1)))
     assert wall(moment) == "2026-11-23 09:45:12Z"
+
+
+def test_a_pause_waits_where_nothing_can_be_awaited(monkeypatch):
+    """The machine's clock lets the thread sleep; a fake one is moved at once, and whoever asked is told."""
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    SystemClock().pause(15)
+    assert slept == [15]
+    seen = []
+    fake = FakeClock(on_sleep=lambda seconds: seen.append((seconds, fake.monotonic())))
+    fake.pause(15)
+    assert seen == [(15, 15.0)]
+    assert fake.now() == datetime(2026, 1, 1, 0, 0, 15, tzinfo=UTC)
+    FakeClock().pause(1)

@@ -9,19 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rbkit.contract import (
-    CHECK_WITHIN_S,
-    STEP_TIMEOUT_S,
-    Cell,
-    Contract,
-    parameter_spec,
-    parse,
-    read_cells,
-    sections,
-    step_spec,
-    type_text,
-)
+from rbkit.contract import Cell, Contract, parameter_spec, parse, read_cells, type_text
 from rbkit.errors import ContractError
+from rbkit.specs import CHECK_WITHIN_S
 
 OPEN = 'run = open_run("leak", version="1", owner="sre", budget="5m", assumes=["two instances"])'
 STEP = '''\
@@ -77,6 +67,73 @@ def test_everything_is_read_off_the_cells() -> None:
         ("spare", "precondition", "Enough are left.", CHECK_WITHIN_S), ("back", "postcondition", "", 120.0),
     ]  # fmt: skip
     assert contract.step("other") is None
+    assert (step.parallel, step.otherwise, step.automatic) == (1, (), False)
+    assert (contract.rollback, contract.confirm_within_s) == ("on_failure", 0.0)
+
+
+def test_how_a_run_is_to_end_is_read_off_the_opening() -> None:
+    """When it is rolled back, and whether somebody must confirm it, is a promise like any other."""
+    for word in ("on_failure", "always", "never", "ask"):
+        assert read(opening=OPEN.replace(")", f', rollback="{word}")')).rollback == word
+    assert read(opening=OPEN.replace(")", ', confirm_within="10m")')).confirm_within_s == 600.0
+
+
+def alternative(name: str, **given: str) -> str:
+    """Write a step that stands in for others, or names those that can stand in for it."""
+    words = "".join(f", {key}={value}" for key, value in given.items())
+    return f'@run.step(timeout="30s"{words})\nasync def {name}():\n    """Do it."""\n'
+
+
+def test_what_can_stand_in_for_a_step_is_read_off_it() -> None:
+    """Its alternatives in their order, whether one of them is made without asking, how much is done at once."""
+    steps = alternative("stop", risk='"low"') + alternative("wait")
+    steps += alternative("drain", otherwise='["stop", "wait"]', automatic="True", parallel="3")
+    step = read(more=steps).step("drain")
+    assert step is not None
+    assert (step.otherwise, step.automatic, step.parallel) == (("stop", "wait"), True, 3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        (alternative("drain", otherwise='["stop"]'), "names 'stop' in otherwise, and no step above"),
+        (alternative("stop") + alternative("drain", otherwise='["stop", "stp"]'), "names 'stp' in otherwise"),
+        (alternative("drain", otherwise='["stop"]') + alternative("stop"), "and no step above is called so"),
+        (
+            alternative("wait") + alternative("drain", otherwise='["stop"]') + alternative("stop"),
+            "and no step above is called so",
+        ),
+        (alternative("drain", otherwise='["drain"]'), "the names of other steps"),
+        (alternative("drain", otherwise="[1]"), "the names of other steps"),
+        (alternative("drain", otherwise='"stop"'), "otherwise in step drain in cell 3 must be list, not str"),
+        (alternative("drain", otherwise="names"), "must be a literal"),
+        (alternative("drain", automatic="1"), "must be bool, not int"),
+        (alternative("drain", parallel="0"), "max_targets and parallel at least 1"),
+    ],
+)
+def test_an_alternative_is_a_step_above(steps: str, said: str) -> None:
+    """When a step fails, what stands in for it must have been defined; a slip in its name is noticed before."""
+    assert said in refusal(more=steps)
+
+
+def test_a_fan_out_is_read_off_the_cells() -> None:
+    """Its capability is among those that the environment must name, and its action among the step's calls."""
+    body = '    return await run.rolling("services.restart", names, max_errors="10%")\n'
+    contract = read(more=alternative("restart") + body)
+    assert (contract.capabilities, contract.steps[0].calls) == (("services",), ("services.restart",))
+
+
+@pytest.mark.parametrize("call", ['memory.frame.rolling("5min").mean()', 'frame.rolling("a.b")', "run.rolling()",
+                                  "run.rolling(action)", 'run.rolling(action="a.b")'])  # fmt: skip
+def test_only_the_runs_own_rolling_is_a_fan_out(call: str) -> None:
+    """A rolling mean of pandas needs no capability; what is no literal cannot be read."""
+    assert read(more=call).capabilities == ()
+
+
+@pytest.mark.parametrize("action", ['"restart"', '"services."', '".restart"', '"a.b.c"', "5", '""'])
+def test_a_fan_out_names_capability_and_action(action: str) -> None:
+    """One without the other is refused before anything is opened."""
+    assert "rolling takes capability and action" in refusal(more=f"run.rolling({action}, names)")
 
 
 def test_a_contract_may_be_bare() -> None:
@@ -152,6 +209,10 @@ def test_a_parameter_that_is_no_plain_literal_is_refused(line: str, said: str) -
         ("open_run('a', version=1)", "must be str"), (OPEN.replace('"5m"', '"soon"'), "no duration"),
         (OPEN.replace('"5m"', '"0s"'), "above zero"), (OPEN.replace('["two instances"]', "[1]"), "list of sentences"),
         (OPEN.replace('"leak"', r'"\ud800"'), "broken character"),
+        (OPEN.replace(")", ', rollback="sometimes")'), "one of on_failure, always, never, ask, not 'sometimes'"),
+        (OPEN.replace(")", ", rollback=True)"), "must be str, not bool"),
+        (OPEN.replace(")", ', confirm_within="soon")'), "no duration"),
+        (OPEN.replace(")", ', confirm_within="0s")'), "above zero"),
     ],
 )  # fmt: skip
 def test_an_opening_that_says_too_little_is_refused(opening: str, said: str) -> None:
@@ -238,10 +299,7 @@ def test_a_cell_that_is_too_deep_for_the_reader_is_refused(monkeypatch: pytest.M
 
 
 def test_the_small_readers() -> None:
-    """A docstring is split, a step has defaults, a type has one spelling, a cell is parsed without warnings."""
-    assert sections(None) == {"intent": "", "undo": "", "expect": ""}
-    assert sections("A.\n  Expect: b. Undo: c.") == {"intent": "A.", "undo": "c.", "expect": "b."}
-    assert (step_spec("f", None, {}, "x").timeout_s, step_spec("f", None, {}, "x").risk) == (STEP_TIMEOUT_S, "medium")
+    """A type has one spelling, a cell is parsed without warnings."""
     assert type_text(ast.parse("list[int|None]", mode="eval").body, "x") == "list[int | None]"
     assert len(parse("'\\d'; 1 is 1", "x").body) == 2
 
@@ -254,7 +312,8 @@ def test_a_long_comment_is_read_soon() -> None:
 
 PIECES = (
     "run . ( ) = : , @ [ ] { } \n \t ' \" # % * ** := f' async def await for lambda class import match case return "
-    "step use observe decide open_run precondition 'x' 1e999 \ud800 é \u2028 int str list dict | None Literal"
+    "step use observe decide rolling otherwise open_run precondition 'x' 1e999 \ud800 é \u2028 int str list dict | "
+    "None Literal"
 )
 WORDS = st.sampled_from(PIECES.split(" "))
 TEXT = st.text() | st.lists(WORDS, max_size=25).map(" ".join)

@@ -9,6 +9,12 @@ from rbkit import events as ev
 from rbkit.events import Call
 
 
+def decided(ends: str) -> ev.Decided:
+    """Say that rules were applied."""
+    given = {"rules": "r", "version": "1", "digest": "", "inputs": {}, "trace": [], "outcome": "", "target": None}
+    return ev.Decided.model_validate(given | {"why": "", "ends": ends})
+
+
 def test_every_kind_of_event_is_one_of_the_union(every_event):
     """No event is defined that a journal could not read back; its class name says its kind."""
     kinds = set(get_args(get_args(ev.AnyEvent)[0]))
@@ -36,10 +42,19 @@ def test_an_event_cannot_be_changed_or_hold_more_than_it_declares():
         (ev.RollbackEnded(undone=["k"], left=["l"], in_doubt=[]), "rollback_incomplete"),
         (ev.RunClosed(outcome="unknown", reason=""), "run_closed_unknown"),
         (ev.CancelRequested(reason=""), "cancel_requested"),
+        *(
+            (ev.SessionBegan(session=2, purpose=purpose, host="h", pid=1), purpose)
+            for purpose in ("resume", "roll_back", "abandon", "interruption")
+        ),
+        (decided(""), "decided"),
+        (decided("not_applicable"), "decided_not_applicable"),
+        (decided("needs_operator"), "decided_needs_operator"),
     ],
 )
 def test_the_move_says_what_the_event_means_for_the_run(event, move):
-    """A failed check and a passed one, a complete rollback and an incomplete one are different moves."""
+    """A failed check and a passed one, a complete rollback and an incomplete one, a resumed run and one that is found
+    dead are different moves.
+    """
     assert event.move == move
 
 

@@ -18,12 +18,31 @@ OPENED = ev.RunOpened(
     runbook="b", version="1", owner="me", mode="live", environment="e", environment_digest="", digest="", contract={},
     parameters={}, driver="headless", host="h", pid=1, notebook="", budget_s=60,
 )  # fmt: skip
-STARTED = ev.StepStarted(step="drain", intent="Drain it.", risk="high", timeout_s=30, deadline="later")
+STARTED = ev.StepStarted(step="drain", intent="Drain it.", risk="high", timeout_s=30, deadline="")
+FAILED = ev.StepFailed(step="drain", error="E", why="broke", seconds=1)
+CHECKED = ev.CheckStarted(name="c", phase="precondition", sentence="Spare capacity.")
+
+
+def at(place: int) -> str:
+    """Tell when the event at a place of the journal happened."""
+    return f"2026-01-01T00:00:{place:02d}.000000+00:00"
 
 
 def folded(*events: ev.Event) -> RunState:
     """Fold events, one second apart."""
-    return fold((seal_entry("r", n, f"t{n}", "os:a", "kernel", event, ""), event) for n, event in enumerate(events))
+    return fold((seal_entry("r", n, at(n), "os:a", "kernel", event, ""), event) for n, event in enumerate(events))
+
+
+def session(purpose: str, number: int = 2, **more) -> ev.SessionBegan:
+    """Take the run over."""
+    return ev.SessionBegan.model_validate({"session": number, "purpose": purpose, "host": "h", "pid": 2} | more)
+
+
+def refused(*events: ev.Event) -> str:
+    """Say why the last of these events cannot follow the others."""
+    with pytest.raises(IllegalMove) as caught:
+        folded(*events[:-1]).check(events[-1], at(59), "os:a")
+    return caught.value.what
 
 
 def intended(key: str = "k", undoes: str = "") -> ev.ChangeIntended:
@@ -38,6 +57,17 @@ def intended(key: str = "k", undoes: str = "") -> ev.ChangeIntended:
 def done(key: str = "k", how: str = "applied") -> ev.ChangeDone:
     """Say that a change holds."""
     return ev.ChangeDone(key=key, how=how, after={"state": "drain"}, seconds=1)
+
+
+def rolling(step: str = "drain") -> ev.RollingPlanned:
+    """Freeze the targets of a fan-out."""
+    return ev.RollingPlanned(
+        step=step, action="balancer.drain", targets=["c-1", "c-2"], batches=[1, 1], max_errors=0, at_least=0
+    )
+
+
+FALLBACK = ev.FallbackChosen(step="drain", otherwise="stop", risk="low", how="automatic")
+AWAITED = ev.LeaseAwaited(target="c-2", holder="other", until="noon")
 
 
 @CALM
@@ -61,12 +91,12 @@ def test_checking_an_event_changes_nothing_and_says_what_applying_does(walk, eve
     for event in every_event("x"):
         state = fold(pairs)
         try:
-            following = state.check(event)
+            following = state.check(event, at(0), "os:a")
         except IllegalMove:
             assert state == fold(pairs)
             continue
         assert state == fold(pairs)
-        state.apply(seal_entry("r", len(pairs), "", "", "", event, ""), event)
+        state.apply(seal_entry("r", len(pairs), at(0), "os:a", "", event, ""), event)
         assert state.state == following
 
 
@@ -77,11 +107,21 @@ def test_checking_an_event_changes_nothing_and_says_what_applying_does(walk, eve
         ((OPENED, STARTED), ev.ChangeUnknown(key="other", error="E", why=""), "other"),
         ((OPENED, STARTED), intended("u", undoes="other"), "other"),
         ((OPENED, STARTED), ev.StepDone(step="restart", result=None, seconds=1), "restart"),
+        ((OPENED, STARTED), ev.StepDone(step="", result=None, seconds=1), ""),
+        ((OPENED, STARTED), done(""), ""),
         (
-            (OPENED, ev.CheckStarted(name="a", phase="precondition", sentence="")),
+            (OPENED, CHECKED),
             ev.CheckEnded(name="b", phase="precondition", verdict="PASS", why="", seconds=1),
             "b",
         ),
+        (
+            (OPENED, STARTED),
+            ev.ChangeIntended(key="l", step="drain", call=CALL, before={}, after={}, inverse=None, repeats="first"),
+            "first",
+        ),
+        ((OPENED, STARTED, FAILED), ev.FallbackChosen(step="x", otherwise="y", risk="low", how="automatic"), "x"),
+        ((OPENED, STARTED), rolling("x"), "x"),
+        ((OPENED, STARTED), ev.RollingEnded(step="drain", done=[], failed=[], remaining=[]), "drain"),
     ],
 )
 def test_nothing_ends_that_never_began(before, event, name):
@@ -97,9 +137,9 @@ def test_a_run_knows_when_and_by_whom_it_was_opened_and_how_it_ended():
     """Opening, outcome, reason, seal and every moment are kept."""
     sealed = ev.RecordSealed(notebook="n", cells=[])
     state = folded(OPENED, ev.RunClosed(outcome="failed", reason="broke"), sealed)
-    assert (state.opened, state.started, state.actor, state.run) == (OPENED, "t0", "os:a", "r")
-    assert (state.outcome, state.reason, state.ended, state.sealed) == ("failed", "broke", "t1", sealed)
-    assert [moment.at for moment in state.timeline] == ["t0", "t1", "t2"]
+    assert (state.opened, state.started, state.actor, state.run) == (OPENED, at(0), "os:a", "r")
+    assert (state.outcome, state.reason, state.ended, state.sealed) == ("failed", "broke", at(1), sealed)
+    assert [moment.at for moment in state.timeline] == [at(0), at(1), at(2)]
     assert state.finished
 
 
@@ -112,7 +152,7 @@ def test_a_fresh_run_is_not_finished_and_has_no_running_step():
 
 def test_checks_keep_their_verdict_and_a_skipped_one_its_reason():
     """A check is RUNNING from its start to its verdict."""
-    start = ev.CheckStarted(name="c", phase="precondition", sentence="Spare capacity.")
+    start = CHECKED
     assert folded(OPENED, start).checks["c"].verdict == "RUNNING"
     end = ev.CheckEnded(name="c", phase="precondition", verdict="PASS", why="holds", seconds=2)
     skip = ev.CheckSkipped(name="d", phase="postcondition", why="dry run")
@@ -128,7 +168,7 @@ def test_reads_decisions_and_answers_are_kept():
     said = ev.Decided(rules="r", version="1", digest="", inputs={}, trace=[], outcome="leak", target="c", why="")
     state = folded(OPENED, seen, seen, said, ev.Answered(name="go", answer="yes", how="operator"))
     assert state.observations == 2
-    assert [(decision.event, decision.at) for decision in state.decisions] == [(said, "t3")]
+    assert [(decision.event, decision.at) for decision in state.decisions] == [(said, at(3))]
     assert state.answers == {"go": "yes"}
 
 
@@ -137,7 +177,7 @@ def test_a_step_is_running_until_it_ends():
     running = folded(OPENED, STARTED)
     assert running.running_step is running.steps["drain"]
     step = folded(OPENED, STARTED, ev.StepDone(step="drain", result=[1], seconds=3)).steps["drain"]
-    assert (step.state, step.result, step.started, step.ended, step.seconds) == ("done", [1], "t1", "t2", 3)
+    assert (step.state, step.result, step.started, step.ended, step.seconds) == ("done", [1], at(1), at(2), 3)
     lost = folded(OPENED, STARTED, ev.StepUnknown(step="drain", error="E", why="lost", seconds=3)).steps["drain"]
     assert (lost.state, lost.why, lost.result) == ("unknown", "lost", None)
     skipped = folded(OPENED, ev.StepSkipped(step="drain", why="nothing to do"))
@@ -201,14 +241,6 @@ def test_a_planned_change_never_acts():
     assert (change.state, change.acted, change.in_doubt, change.irreversible) == ("planned", False, False, "gone")
 
 
-def test_a_run_says_which_approval_it_lacks_also_when_the_step_was_given_up():
-    """An approval that is asked for is named with step and risk; a step that ended for lack of it does not hide it."""
-    asked = (OPENED, STARTED, ev.ApprovalRequested(step="drain", risk="high", needed=2, digest=""))
-    assert folded(*asked).waits_for == "2 approval(s) for step drain (risk high)"
-    given_up = folded(*asked, ev.StepFailed(step="drain", error="E", why="", seconds=1))
-    assert given_up.waits_for == "2 approval(s) for step drain (risk high)"
-
-
 def test_the_first_reason_to_stop_is_kept_and_so_is_the_rollback():
     """A second request to stop does not overwrite why the first came."""
     stops = [ev.CancelRequested(reason=why) for why in ("alert resolved", "again")]
@@ -216,3 +248,167 @@ def test_the_first_reason_to_stop_is_kept_and_so_is_the_rollback():
     ended = ev.RollbackEnded(undone=["k"], left=[], in_doubt=[])
     state = folded(OPENED, *stops, began, ended)
     assert (state.cancel, state.rollback_why, state.rollback) == ("alert resolved", "stopped", ended)
+
+
+def test_a_change_is_begun_once():
+    """A key stands for one attempt, so nothing that was done is forgotten under it; neither is it planned anew."""
+    planned = ev.ChangePlanned(key="k", step="drain", call=CALL, before={}, after={}, inverse=None)
+    for event in (intended(), planned):
+        assert "was begun already as k" in refused(OPENED, STARTED, intended(), event)
+    assert folded(OPENED, STARTED, intended(), intended("l")).changes.keys() == {"k", "l"}
+
+
+def test_nothing_is_undone_twice():
+    """The inverse of a change that is undone cannot be intended; a second attempt after a failure can."""
+    undone = (OPENED, STARTED, intended(), done(), intended("u", undoes="k"))
+    assert "what it undoes is undone" in refused(*undone, done("u"), intended("v", undoes="k"))
+    failed = ev.ChangeFailed(key="u", error="E", why="")
+    assert "v" in folded(*undone, failed, intended("v", undoes="k")).changes
+
+
+@pytest.mark.parametrize("first", [done(), ev.ChangeFailed(key="k", error="E", why="")])
+@pytest.mark.parametrize(
+    "second", [done(), *(kind(key="k", error="E", why="") for kind in (ev.ChangeFailed, ev.ChangeUnknown))]
+)
+def test_what_became_of_a_change_is_said_once(first, second):
+    """Made or not made, that stands; only a change in doubt can still turn out to be either."""
+    assert "balancer.drain(c-2) (k) is" in refused(OPENED, STARTED, intended(), first, second)
+    doubt = ev.ChangeUnknown(key="k", error="E", why="")
+    assert folded(OPENED, STARTED, intended(), doubt, second).changes["k"].why == getattr(second, "why", "")
+
+
+def test_a_planned_change_has_no_result():
+    """What a dry run planned was never begun, so nothing can become of it."""
+    plan = ev.ChangePlanned(key="k", step="drain", call=CALL, before={}, after={}, inverse=None)
+    assert "is planned already" in refused(OPENED, STARTED, plan, done())
+
+
+def test_a_step_that_is_done_is_never_begun_again():
+    """An acknowledged step is not repeated, by whichever process; one that failed or was interrupted can be."""
+    acknowledged = (OPENED, STARTED, ev.StepDone(step="drain", result=None, seconds=1))
+    assert "Step drain is done; what is done is never repeated" in refused(*acknowledged, STARTED)
+    assert "never repeated" in refused(*acknowledged, session("resume"), STARTED)
+    assert folded(OPENED, STARTED, session("resume"), STARTED).running_step
+    assert folded(OPENED, STARTED, FAILED, FALLBACK, STARTED).running_step
+
+
+def test_a_step_that_certainly_failed_can_be_replaced():
+    """The run goes on, and the replaced step names what stands in for it."""
+    state = folded(OPENED, STARTED, FAILED, FALLBACK)
+    assert (state.state, state.steps["drain"].state, state.fallbacks) == ("open", "replaced", {"drain": "stop"})
+
+
+def test_nothing_else_is_replaced():
+    """Not a step whose outcome is unknown, not one that is done, and none of a run that is being ended."""
+    unknown = ev.StepUnknown(step="drain", error="E", why="", seconds=1)
+    assert "it is unknown, not failed" in refused(OPENED, STARTED, unknown, FALLBACK)
+    broken = ev.CheckEnded(name="c", phase="precondition", verdict="ERROR", why="", seconds=1)
+    made = ev.StepDone(step="drain", result=None, seconds=1)
+    assert "it is done, not failed" in refused(OPENED, STARTED, made, CHECKED, broken, FALLBACK)
+    for purpose in ("roll_back", "abandon"):
+        assert "the run is being ended" in refused(OPENED, STARTED, FAILED, session(purpose), FALLBACK)
+    closed = ev.RunClosed(outcome="failed", reason="")
+    assert "the run is being ended" in refused(OPENED, STARTED, FAILED, closed, session("roll_back"), FALLBACK)
+
+
+@pytest.mark.parametrize("purpose", ["resume", "roll_back", "abandon", "interruption"])
+def test_a_session_is_newer_than_the_one_before(purpose):
+    """A process that was overtaken cannot take a run over with the token that it had, or a lower one."""
+    for number in (0, 1):
+        assert f"Session {number} is not newer than session 1" in refused(OPENED, session(purpose, number))
+    assert "Session 7 is not newer than session 7" in refused(OPENED, session("interruption", 7), session("resume", 7))
+    assert folded(OPENED, session(purpose, 9, digest="sha256:new")).session == 9
+
+
+def test_a_new_session_finds_nothing_running():
+    """Steps that ran are interrupted and say why, checks that ran have no verdict; what is over stays as it was."""
+    dead = session("interruption", why="process 1 is gone")
+    state = folded(OPENED, CHECKED, ev.CheckEnded(name="c", phase="precondition", verdict="PASS", why="", seconds=1),
+                   ev.CheckSkipped(name="d", phase="precondition", why=""), STARTED, dead)  # fmt: skip
+    step = state.steps["drain"]
+    assert (step.state, step.why, step.started, step.ended) == ("interrupted", "process 1 is gone", at(4), at(5))
+    assert (state.running_step, state.state, state.lost) == (None, "interrupted", "process 1 is gone")
+    assert {name: check.verdict for name, check in state.checks.items()} == {"c": "PASS", "d": "SKIPPED"}
+    measured = folded(OPENED, CHECKED, session("resume"))
+    assert (measured.checks["c"].verdict, measured.state, measured.lost) == ("", "open", "")
+    done_before = folded(OPENED, STARTED, ev.StepDone(step="drain", result=[1], seconds=1), session("resume"))
+    assert (done_before.steps["drain"].state, done_before.steps["drain"].result) == ("done", [1])
+    assert folded(OPENED, STARTED, session("resume")).steps["drain"].why == "its process was lost"
+
+
+def test_a_resumed_run_knows_with_which_runbook_it_goes_on_since_when_and_for_what():
+    """The digest is that of the newest accepted runbook; the time of its session is its own."""
+    assert (folded(OPENED).session, folded(OPENED).since, folded(OPENED).purpose) == (1, at(0), "")
+    state = folded(OPENED, session("interruption"), session("resume", 3, digest="sha256:new"))
+    assert (state.session, state.since, state.purpose, state.digest) == (3, at(2), "resume", "sha256:new")
+    assert (state.started, state.lost) == (at(0), "")
+    assert folded(OPENED, session("resume", 3, digest="sha256:new"), session("resume", 4)).digest == "sha256:new"
+
+
+def test_a_request_to_stop_is_for_the_session_that_it_was_made_to():
+    """Who resumes a run after a cancel goes on; the request stays in the timeline."""
+    state = folded(OPENED, STARTED, ev.CancelRequested(reason="enough"), session("resume"))
+    assert state.cancel == ""
+    assert [moment.event.kind for moment in state.timeline].count("cancel_requested") == 1
+    assert folded(OPENED, session("resume"), ev.CancelRequested(reason="again")).cancel == "again"
+
+
+def test_a_closed_run_that_is_rolled_back_is_open_until_it_is_closed_again():
+    """Outcome, reason, end and seal are those of the last time; while it is rolled back it has none."""
+    closed = (OPENED, STARTED, intended(), done(), ev.StepDone(step="drain", result=None, seconds=1),
+              ev.RunClosed(outcome="resolved", reason="all done"), ev.RecordSealed(notebook="n", cells=[]))  # fmt: skip
+    state = folded(*closed, session("roll_back"))
+    assert (state.state, state.finished, state.outcome, state.reason, state.ended) == ("failing", False, "", "", "")
+    assert state.sealed is None
+    undone = (ev.RollbackStarted(why="a person asked", undo=["k"], irreversible=[]), intended("u", undoes="k"),
+              done("u"), ev.RollbackEnded(undone=["k"], left=[], in_doubt=[]))  # fmt: skip
+    state = folded(*closed, session("roll_back"), *undone, ev.RunClosed(outcome="rolled_back", reason="a person asked"))
+    assert (state.finished, state.outcome, state.ended) == (True, "rolled_back", at(12))
+    assert state.changes["k"].undone
+
+
+def test_a_second_rollback_tells_its_own_reason():
+    """What an earlier, finished rollback said is over; one that broke off in the middle is still the reason."""
+    began = ev.RollbackStarted(why="stopped", undo=[], irreversible=[])
+    ended = ev.RollbackEnded(undone=[], left=["k"], in_doubt=[])
+    assert folded(OPENED, began, session("roll_back")).rollback_why == "stopped"
+    state = folded(OPENED, began, ended, session("roll_back"))
+    assert (state.rollback_why, state.rollback) == ("", None)
+
+
+def test_a_run_says_what_it_waits_for_until_it_has_it():
+    """A target that another run holds is named; the next change, and the end of the step, end the waiting."""
+    held = "c-2, held by other until noon"
+    assert folded(OPENED, STARTED, AWAITED).waits_for == held
+    assert folded(OPENED, STARTED, AWAITED, intended()).waits_for == ""
+    assert (
+        folded(OPENED, STARTED, intended(), AWAITED, ev.StepDone(step="drain", result=None, seconds=1)).waits_for == ""
+    )
+    assert folded(OPENED, STARTED, AWAITED, FAILED).awaits is None
+    assert folded(OPENED, STARTED, AWAITED, session("resume")).awaits is None
+    rolled = (OPENED, ev.RollbackStarted(why="", undo=[], irreversible=[]), AWAITED)
+    assert folded(*rolled).waits_for == held
+    over = (ev.RollbackEnded(undone=[], left=[], in_doubt=[]), ev.RunClosed(outcome="failed", reason=""))
+    assert folded(*rolled, *over).waits_for == ""
+
+
+def test_a_run_waits_for_a_confirmation_until_it_comes_in_time():
+    """What happens without one is said; a late one, or one after a request to stop, is refused."""
+    waiting = (OPENED, ev.ConfirmationRequested(until=at(30)))
+    assert folded(*waiting).waits_for == f"a confirmation until {at(30)}; without one it is rolled back"
+    confirmed = folded(*waiting, ev.Confirmed(reason="seen"))
+    assert (confirmed.state, confirmed.waits_for) == ("open", "")
+    assert "came too late" in refused(*waiting, ev.Confirmed())
+    stopped = folded(*waiting, ev.CancelRequested(reason="enough"))
+    with pytest.raises(IllegalMove, match="somebody asked to stop it: enough"):
+        stopped.check(ev.Confirmed(), at(3), "os:a")
+    assert "'soon' is no time" in refused(OPENED, ev.ConfirmationRequested(until="soon"))
+    assert folded(*waiting, session("resume")).confirm_until == ""
+
+
+def test_a_fan_out_keeps_its_frozen_targets_also_for_the_next_process():
+    """The list stands from before the first target, and what was done, failed and left alone from its end."""
+    ended = ev.RollingEnded(step="drain", done=["c-1"], failed=[("c-2", "broke")], remaining=[])
+    state = folded(OPENED, STARTED, rolling(), session("resume"))
+    assert (state.rolling, state.rolled) == ({"drain": rolling()}, {})
+    assert folded(OPENED, STARTED, rolling(), ended).rolled == {"drain": ended}

@@ -6,8 +6,8 @@ import pytest
 
 from rbkit import resilience
 from rbkit.clock import FakeClock
-from rbkit.errors import BadAnswer, MayHaveActed, NotFound, Refused, Unreachable
-from rbkit.resilience import read_safely
+from rbkit.errors import BadAnswer, JournalBroken, MayHaveActed, NotFound, Refused, StoreUnavailable, Unreachable
+from rbkit.resilience import PATIENCE_S, patiently, read_safely
 
 
 class Flaky:
@@ -79,3 +79,63 @@ def test_a_call_that_hangs_is_given_up(monkeypatch):
     with pytest.raises(Unreachable, match="metrics did not answer within"):
         read(hang)
     assert len(ended) == 3
+
+
+class Store:
+    """A store that is away until a moment on a clock."""
+
+    def __init__(self, clock: FakeClock, back: float = 0.0) -> None:
+        self.clock, self.back, self.asked = clock, back, list[float]()
+
+    def __call__(self) -> str:
+        """Answer, or be away."""
+        self.asked.append(self.clock.monotonic())
+        if self.clock.monotonic() < self.back:
+            raise StoreUnavailable(f"away at {self.clock.monotonic():.1f}")
+        return "written"
+
+
+def test_a_store_that_is_there_is_asked_once_and_nothing_is_waited_for():
+    """In the good case patience costs one call: no policy is made, the clock is not even looked at."""
+
+    class NoClock(FakeClock):
+        def monotonic(self) -> float:
+            raise AssertionError("looked at the clock")
+
+    store = Store(FakeClock())
+    assert patiently(store, NoClock()) == "written"
+    assert store.asked == [0.0]
+
+
+@pytest.mark.parametrize("away", [0.01, 1.0, 5.0, PATIENCE_S - 1.1])
+def test_a_store_that_comes_back_in_time_costs_nothing_but_time(away):
+    """It is asked again and again, at least once a second, until it answers."""
+    clock = FakeClock()
+    store = Store(clock, away)
+    assert patiently(store, clock) == "written"
+    waits = [later - earlier for earlier, later in zip(store.asked, store.asked[1:], strict=False)]
+    assert max(waits) <= 1.1
+    assert clock.monotonic() - away <= 1.1
+
+
+def test_a_store_that_stays_away_is_given_up_after_15_seconds():
+    """Then its own error is raised, and nothing is asked any more."""
+    clock = FakeClock()
+    store = Store(clock, 1e9)
+    with pytest.raises(StoreUnavailable, match="away at 15"):
+        patiently(store, clock)
+    assert PATIENCE_S == 15.0 <= clock.monotonic() <= 16.1
+    assert len(store.asked) <= 40
+
+
+def test_only_a_store_that_is_away_is_waited_for():
+    """Whatever else goes wrong is raised at once, also in the middle of the waiting."""
+    clock = FakeClock()
+    errors = [StoreUnavailable("away"), StoreUnavailable("away"), JournalBroken("cut", seq=3)]
+
+    def call() -> None:
+        raise errors.pop(0)
+
+    with pytest.raises(JournalBroken):
+        patiently(call, clock)
+    assert (errors, clock.monotonic() < 1) == ([], True)

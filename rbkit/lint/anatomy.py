@@ -32,8 +32,9 @@ def check_anatomy(book: Book) -> Iterator[Fault]:
         yield from _tags(cell)
     yield from _order(book)
     yield from _neighbours(book)
+    alternatives = _alternatives(book)
     for cell, tree in book.parsed(*_CALLED):
-        yield from _called(cell, tree)
+        yield from _called(cell, tree, alternatives)
     for cell, tree in book.parsed("step"):
         yield from _step(cell, tree)
     yield from _decisions(book)
@@ -76,11 +77,22 @@ def _says_why(text: str) -> bool:
     return len(_SENTENCE_END.findall(prose)) >= 2 and bool(_SEEN.search(prose)) and bool(_UNDONE.search(prose))
 
 
-def _called(cell: Cell, tree: ast.Module) -> Iterator[Fault]:
-    """Check a cell that is one function and one call of it."""
+def _alternatives(book: Book) -> set[str]:
+    """Find the steps that others name in `otherwise`."""
+    marks = [node for _, node in book.nodes if isinstance(node, ast.Call) and is_run(node.func, "step")]
+    lists = [word.value for mark in marks for word in mark.keywords if word.arg == "otherwise"]
+    named = [part.value for node in lists for part in ast.walk(node) if isinstance(part, ast.Constant)]
+    return {name for name in named if isinstance(name, str)}
+
+
+def _called(cell: Cell, tree: ast.Module, alternatives: set[str]) -> Iterator[Fault]:
+    """Check a cell that is one function and one call of it, or the function alone if it stands in for another."""
     tag = next(tag for tag in cell.tags if tag in _CALLED)
     function = function_of(tree)
-    if not isinstance(function, ast.AsyncFunctionDef) or not _is_one_call(tree, function):
+    if function is not None and function.name in alternatives:
+        if len(tree.body) != 1:
+            yield Fault("RB405", f"{function.name} stands in for another step, so it is not awaited here.", cell.index)
+    elif not isinstance(function, ast.AsyncFunctionDef) or not _is_one_call(tree, function):
         yield Fault("RB405", "The cell is not one `async def` and one `await` of it.", cell.index)
     if function is None:
         return
@@ -157,7 +169,9 @@ def _is_stored(name: ast.Name) -> bool:
 
 
 def _is_change(node: Any, handles: set[str]) -> bool:
-    """Tell an action of a capability that is known, or a call with an argument that has an action's name."""
+    """Tell a fan-out, an action of a capability that is known, or a call with an argument that has an action's name."""
+    if is_run(node, "rolling"):
+        return True
     if isinstance(node, ast.Call) and (node.args or node.keywords):
         return isinstance(node.func, ast.Attribute) and node.func.attr in _ACTIONS and not _is_held(node.func, handles)
     return isinstance(node, ast.Attribute) and node.attr in _ACTIONS and _is_held(node, handles)

@@ -21,7 +21,7 @@ PURE = {
 
 _MAGIC = re.compile(r"\s*[%!?]|[^#'\"]*=\s*[%!]\s*\w|[^#'\"]*\w\?{1,2}\s*$")
 _WORLD = {"builtins", "codecs", "ctypes", "importlib", "io", "os", "shutil", "socket", "subprocess", "sys"}
-_BEHIND = {"gate", "journal", "screen", "fail", "fail_now", "complete"}
+_BEHIND = {"attended", "complete", "end_alone", "fail", "fail_now", "gate", "journal", "screen"}
 _DOORS = {
     "breakpoint", "compile", "delattr", "eval", "exec", "getattr", "globals", "input", "locals", "open", "setattr",
     "vars", "__builtins__", "__import__", "__loader__", "__spec__",
@@ -130,7 +130,7 @@ def _errors(node: Any) -> Iterator[tuple[str, str]]:
 def _words(node: Any) -> Iterator[tuple[str, str]]:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and is_run(node.func):
         method = node.func.attr
-        if method in {"observe", "use", "decide"} and not _literal(node):
+        if method in {"observe", "use", "decide", "rolling"} and not _literal(node):
             yield "RB309", f"run.{method} is called without a literal name."
 
 

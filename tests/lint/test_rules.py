@@ -10,7 +10,7 @@ import pytest
 from rbkit.lint import RULES, Finding, check
 from rbkit.lint.rules import HINTS
 
-from .sample import Notebook, added, good, place, replaced, replaced_at, updated, write
+from .sample import WHY, Notebook, added, good, place, replaced, replaced_at, updated, write
 
 TOKEN = "AKIA" + "IOSFODNN7EXAMPLE"
 RANDOM = "tR4vK9" + "xQ2mZ7pL1wB8nY3cF6hJ5dS0gA"
@@ -56,6 +56,31 @@ def _top(key: str, value: Any) -> Callable[[Notebook], None]:
 
 
 STEP, CLOSE, DIAGNOSE = place("step"), place("close"), place("diagnose")
+_ALTERNATIVE = '''\
+@run.step(risk="low", timeout="30s")
+async def stop():
+    """Stop it. Undo: start it. Expect: it is gone."""
+    return await run.use("services").stop(verdict.target)'''
+
+
+def _insert_step(index: int, source: str) -> Callable[[Notebook], None]:
+    """Insert a step and the text before it."""
+    text = {"cell_type": "markdown", "metadata": {}, "id": "why", "source": WHY}
+    code = {**CODE, "id": "more", "metadata": {"tags": ["step"]}, "source": source}
+    return lambda notebook: notebook["cells"].__setitem__(slice(index, index), [text, code])
+
+
+def _stand_in(notebook: Notebook, call: str = "", index: int = STEP - 1) -> None:
+    """Let the step name another one that can stand in for it."""
+    replaced("step", 'timeout="30s"', 'timeout="30s", otherwise=["stop"], automatic=True')(notebook)
+    _insert_step(index, _ALTERNATIVE + call)(notebook)
+
+
+def _later(notebook: Notebook) -> None:
+    """Define what stands in for a step only after the step."""
+    _stand_in(notebook, index=STEP + 1)
+
+
 MUTATIONS: list[tuple[str, Callable[[Notebook], Any]]] = [
     ("RB001", _top("cells", None)),
     ("RB001", _top("nbformat", 3)),
@@ -127,6 +152,8 @@ MUTATIONS: list[tuple[str, Callable[[Notebook], Any]]] = [
     ("RB304", added("diagnose", "from rbkit import *")),
     ("RB305", added("diagnose", 'run.use("balancer")._gate')),
     ("RB305", added("diagnose", "run.gate.world")),
+    ("RB305", added("diagnose", 'await run.end_alone("enough")')),
+    ("RB305", added("diagnose", "run.attended = True")),
     ("RB305", added("diagnose", "other = run")),
     ("RB305", added("diagnose", "run = memory")),
     ("RB305", added("diagnose", "__name__")),
@@ -146,6 +173,7 @@ MUTATIONS: list[tuple[str, Callable[[Notebook], Any]]] = [
     ("RB308", added("diagnose", "try:\n    memory.table()\nexcept (Exception, ValueError):\n    pass")),
     ("RB309", added("diagnose", "run.use(service)")),
     ("RB309", added("diagnose", "await run.observe(name=service)")),
+    ("RB309", replaced("step", 'run.use("balancer").drain(verdict.target)', "run.rolling(service, [verdict.target])")),
     ("RB401", updated(DIAGNOSE, metadata={})),
     ("RB401", updated(DIAGNOSE, metadata={"tags": ["diagnose", "diagnose"]})),
     ("RB401", updated(DIAGNOSE, metadata={"tags": ["look"]})),
@@ -160,6 +188,15 @@ MUTATIONS: list[tuple[str, Callable[[Notebook], Any]]] = [
     ("RB405", replaced("precondition", "await spare()", "await service()")),
     ("RB405", replaced("precondition", "await spare()", "del service")),
     ("RB405", updated(STEP, source="await memory()")),
+    ("RB405", lambda notebook: _stand_in(notebook, call="\n\n\nawait stop()")),
+    ("RB405", _insert_step(STEP + 1, _ALTERNATIVE)),
+    ("RB208", replaced("step", 'timeout="30s"', 'timeout="30s", otherwise=["stop"]')),
+    ("RB208", _later),
+    ("RB208", replaced("step", 'timeout="30s"', 'timeout="30s", parallel=0')),
+    ("RB208", replaced("step", 'timeout="30s"', 'timeout="30s", aprovals=2')),
+    ("RB208", replaced("contract", '"5m"', '"5m", rollback="sometimes"')),
+    ("RB208", replaced("contract", '"5m"', '"5m", confirm_within="soon"')),
+    ("RB208", replaced("step", 'run.use("balancer").drain(verdict.target)', 'run.rolling("drain", [verdict.target])')),
     ("RB406", replaced("precondition", "@run.precondition\n", "")),
     ("RB406", replaced("step", "@run.step", "@memory.step")),
     ("RB406", added("diagnose", "mark = run.step")),
@@ -175,6 +212,8 @@ MUTATIONS: list[tuple[str, Callable[[Notebook], Any]]] = [
     ("RB411", added("diagnose", 'act = run.use("balancer").drain')),
     ("RB411", added("diagnose", 'handle = run.use("services")\nact = handle.stop')),
     ("RB411", added("diagnose", "memory.restart(service)")),
+    ("RB411", added("diagnose", 'await run.rolling("services.restart", [service])')),
+    ("RB411", added("diagnose", "act = run.rolling")),
     ("RB412", _remove(place("postcondition"), place("postcondition") - 1)),
     ("RB413", _remove(CLOSE)),
     ("RB413", updated(CLOSE, source="run.close")),
@@ -267,6 +306,25 @@ def test_what_is_harmless_passes(tmp_path: Path, tag: str, line: str) -> None:
     notebook["cells"][place(tag)]["source"] = f"{line}\n{source}"
     used = [line.partition(":")[0]] if tag == "parameters" else []
     notebook["cells"][DIAGNOSE]["source"] += "".join(f"\nprint({name})" for name in used)
+    assert check(write(tmp_path, notebook)) == []
+
+
+def test_a_step_that_stands_in_for_another_is_not_called(tmp_path: Path) -> None:
+    """It is defined above the step that names it, alone in its cell; its own cell does not run it."""
+    notebook = good()
+    _stand_in(notebook)
+    assert check(write(tmp_path, notebook)) == []
+
+
+def test_the_contract_may_say_all_it_can(tmp_path: Path) -> None:
+    """How the run ends, how long it waits for a confirmation, and every argument of a step are no faults."""
+    notebook = good()
+    replaced("contract", '"5m"', '"5m", rollback="ask", confirm_within="10m"')(notebook)
+    more = 'timeout="30s", max_targets=20, approvals=1, parallel=2, otherwise=[], automatic=False'
+    replaced("step", 'timeout="30s"', more)(notebook)
+    names = 'run.rolling("balancer.drain", names, max_errors="10%", at_least=2)'
+    replaced("step", 'run.use("balancer").drain(verdict.target)', names)(notebook)
+    added("diagnose", "names = list(memory.latest.index)\nmemory.frame.rolling(5).mean()")(notebook)
     assert check(write(tmp_path, notebook)) == []
 
 
