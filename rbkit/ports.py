@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from rbkit.entries import Entry
 from rbkit.errors import NotFound
-from rbkit.events import Call
+from rbkit.facts import Call
+from rbkit.store import Lease, Store
 from rbkit.values import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Capability", "LoadBalancer", "Logs", "Member", "Metrics", "Plan", "SecretSource", "Service",
+    "Capability", "Lease", "LoadBalancer", "Logs", "Member", "Metrics", "Plan", "SecretSource", "Service",
     "ServiceManager", "Store", "Window", "World", "action", "read",
 ]  # fmt: skip
 
@@ -53,12 +53,15 @@ class Plan:
         differs: Keys of the state and the values they must not have any more.
         undo: The action that takes it back, with its arguments; None when there is none.
         irreversible: Why it cannot be taken back; empty when it can.
+        waits: Keys of `after` that come by themselves and are only waited for; they do not belong to what is
+            approved, as they move all the time.
     """
 
     after: State
     differs: State = field(default_factory=dict)
     undo: tuple[str, State] | None = None
     irreversible: str = ""
+    waits: tuple[str, ...] = ()
 
 
 def action(method: _F) -> _F:
@@ -88,18 +91,34 @@ class Capability(ABC):
         """
 
     @abstractmethod
-    async def apply(self, call: Call, key: str) -> None:
+    async def apply(self, call: Call, key: str, token: int) -> None:
         """Bring about one action; the caller verifies it by reading the state.
 
         Args:
             call: What is to be done, to which target.
             key: An idempotency key: the same key never acts twice where the system supports keys.
+            token: The fencing token of the lease on the target: a system that can remember tokens refuses one
+                that is lower than one it has seen for this target.
 
         Raises:
-            Refused: The system said no.
+            Refused: The system said no, or knows a higher token.
             Unreachable: It was not reached.
             MayHaveActed: No usable answer came back.
         """
+
+    async def fence(self, target: str, token: int) -> None:
+        """Let the system refuse every lower token for a target from now on; nothing where it cannot remember one.
+
+        Args:
+            target: Which target.
+            token: The fencing token of the present holder of its lease.
+
+        Raises:
+            NotFound: There is no such target.
+            Refused: The system knows a higher token already.
+            AdapterError: The system cannot be told.
+        """
+        return
 
     async def aclose(self) -> None:
         """Give back what was opened."""
@@ -167,7 +186,7 @@ class LoadBalancer(Capability):
     @action
     def drain(self, before: State) -> Plan:
         """Give a member no new requests and wait until none is under way."""
-        return Plan(after={"state": "drain", "active": 0}, undo=(_way_back(before), {}))
+        return Plan(after={"state": "drain", "active": 0}, undo=(_way_back(before), {}), waits=("active",))
 
     @action
     def ready(self, before: State) -> Plan:
@@ -281,35 +300,6 @@ class SecretSource(Protocol):
         Raises:
             SecretError: It is not there or may not be read; nothing else is returned in its place.
         """
-
-
-class Store(Protocol):
-    """Keeps journals and tapes. Several processes may use it at once."""
-
-    def append(self, entry: Entry) -> bool:
-        """Write an entry durably if its place is free and the next one: a journal has no holes.
-
-        Returns:
-            False when another process has written that place first, or the entry before it is not there.
-
-        Raises:
-            StoreUnavailable: It could not be written.
-        """
-
-    def read(self, run: str, start: int = 0) -> list[Entry]:
-        """Read a run's entries from a place on, in order."""
-
-    def runs(self) -> list[str]:
-        """List the runs, newest first."""
-
-    def keep(self, name: str, data: bytes) -> None:
-        """Keep an answer on the tape under its digest; keeping it twice is fine."""
-
-    def fetch(self, name: str) -> bytes | None:
-        """Read an answer from the tape; None when it is not there."""
-
-    def close(self) -> None:
-        """Give back what was opened."""
 
 
 class World(Protocol):

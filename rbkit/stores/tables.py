@@ -1,10 +1,10 @@
 """The store's tables."""
 
-from sqlalchemy import Column, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text, text
 
-__all__ = ["REVISION", "journal", "metadata", "tape"]
+__all__ = ["REVISION", "journal", "lease", "metadata", "tape"]
 
-REVISION = "0001"
+REVISION = "0002"
 metadata = MetaData()
 
 journal = Table(
@@ -24,4 +24,15 @@ tape = Table(
     metadata,
     Column("name", String(80), primary_key=True),
     Column("data", LargeBinary, nullable=False),
+)
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", String(300), primary_key=True),
+    Column("holder", String(200), nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("until", String(40), nullable=False),
+    Column("ttl_s", Float, nullable=False),
+    Index("lease_held", "holder", sqlite_where=text("holder <> ''")),
+    sqlite_with_rowid=False,
 )

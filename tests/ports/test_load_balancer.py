@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import count
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -14,6 +16,8 @@ from rbkit.events import Call
 from rbkit.ports import LoadBalancer
 
 MEMBERS = ["checkout-1", "checkout-2", "checkout-3"]
+TOKENS = count(1)
+"""Each test takes tokens that are higher than all before: a real balancer remembers them from test to test."""
 
 
 @pytest.fixture(params=["fake", "sandbox"])
@@ -57,7 +61,9 @@ def test_an_unknown_member_is_not_found(use) -> None:
     with pytest.raises(NotFound, match="no-such"):
         use(lambda b: b.state("no-such"))
     with pytest.raises(NotFound, match="no-such"):
-        use(lambda b: b.apply(call("drain", "no-such"), "k-unknown"))
+        use(lambda b: b.apply(call("drain", "no-such"), uuid4().hex, 1))
+    with pytest.raises(NotFound, match="no-such"):
+        use(lambda b: b.fence("no-such", 1))
 
 
 def test_drain_and_ready_come_true_and_go_back(use, until) -> None:
@@ -66,7 +72,7 @@ def test_drain_and_ready_come_true_and_go_back(use, until) -> None:
         before = use(lambda b: b.state("checkout-2"))
         plan = use(lambda b, action=action, before=before: _plan(b, action, before))
         assert plan.undo == (back, {}) and not plan.irreversible
-        use(lambda b, action=action: b.apply(call(action, "checkout-2"), f"k-{action}"))
+        use(lambda b, action=action: b.apply(call(action, "checkout-2"), uuid4().hex, next(TOKENS)))
         until(lambda plan=plan: plan.after.items() <= use(lambda b: b.state("checkout-2")).items())
     assert {m.name: m.state for m in use(lambda b: b.members("checkout"))} == dict.fromkeys(MEMBERS, "ready")
 
@@ -77,17 +83,63 @@ async def _plan(balancer: LoadBalancer, action: str, before: dict[str, Any]) -> 
 
 def test_the_same_change_twice_is_once(use) -> None:
     """Draining what is drained changes nothing and is no error."""
-    for key in ("k-1", "k-1", "k-2"):
-        use(lambda b, key=key: b.apply(call("drain", "checkout-1"), key))
+    token = next(TOKENS)
+    for _ in range(2):
+        use(lambda b: b.apply(call("drain", "checkout-1"), uuid4().hex, token))
     assert use(lambda b: b.state("checkout-1"))["state"] == "drain"
+
+
+def test_a_repeated_key_acts_once(use) -> None:
+    """A drain that arrives once more after the member was put back does not drain it again, whatever its token."""
+    key, token = uuid4().hex, next(TOKENS)
+    for action, name in (("drain", key), ("ready", uuid4().hex), ("drain", key)):
+        use(lambda b, action=action, name=name: b.apply(call(action, "checkout-1"), name, token))
+    use(lambda b: b.apply(call("drain", "checkout-1"), key, next(TOKENS)))
+    assert use(lambda b: b.state("checkout-1"))["state"] == "ready"
+
+
+def test_a_stale_token_is_refused_and_nothing_changes(use) -> None:
+    """Who comes with a lower token than one that acted is refused, with a new key and with one that was used."""
+    old, new = next(TOKENS), next(TOKENS)
+    keys = [uuid4().hex, uuid4().hex]
+    use(lambda b: b.apply(call("ready", "checkout-2"), keys[0], new))
+    for action, key in (("drain", keys[1]), ("ready", keys[0])):
+        with pytest.raises(Refused, match="newer lease"):
+            use(lambda b, action=action, key=key: b.apply(call(action, "checkout-2"), key, old))
+    assert use(lambda b: b.state("checkout-2"))["state"] == "ready"
+
+
+def test_an_equal_token_acts_and_a_higher_one_is_remembered(use) -> None:
+    """The holder acts as often as it wants; the next holder's token shuts it out; other members do not care."""
+    old, new = next(TOKENS), next(TOKENS)
+    for action, token in (("drain", old), ("ready", old), ("drain", new)):
+        use(lambda b, action=action, token=token: b.apply(call(action, "checkout-2"), uuid4().hex, token))
+    with pytest.raises(Refused, match=rf"\b{new}\b"):
+        use(lambda b: b.apply(call("ready", "checkout-2"), uuid4().hex, old))
+    assert use(lambda b: b.state("checkout-2"))["state"] == "drain"
+    use(lambda b: b.apply(call("drain", "checkout-1"), uuid4().hex, old))
+    assert use(lambda b: b.state("checkout-1"))["state"] == "drain"
+
+
+def test_a_fence_shuts_out_without_acting(use) -> None:
+    """A token that is announced, also twice, changes nothing and stops every lower one; a lower one is refused."""
+    old, new, late = next(TOKENS), next(TOKENS), uuid4().hex
+    for _ in range(2):
+        use(lambda b: b.fence("checkout-2", new))
+    for work in (lambda b: b.fence("checkout-2", old), lambda b: b.apply(call("drain", "checkout-2"), late, old)):
+        with pytest.raises(Refused, match="newer lease"):
+            use(work)
+    assert use(lambda b: b.state("checkout-2"))["state"] == "ready"
+    use(lambda b: b.apply(call("drain", "checkout-2"), late, new))
+    assert use(lambda b: b.state("checkout-2"))["state"] == "drain"
 
 
 def test_the_last_ready_member_is_refused(use) -> None:
     """A refusal changes nothing and says why."""
     for name in MEMBERS[:2]:
-        use(lambda b, name=name: b.apply(call("drain", name), f"k-{name}"))
+        use(lambda b, name=name: b.apply(call("drain", name), uuid4().hex, next(TOKENS)))
     with pytest.raises(Refused):
-        use(lambda b: b.apply(call("drain", MEMBERS[2]), "k-last"))
+        use(lambda b: b.apply(call("drain", MEMBERS[2]), uuid4().hex, next(TOKENS)))
     assert use(lambda b: b.state(MEMBERS[2]))["state"] == "ready"
 
 

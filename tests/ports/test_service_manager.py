@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -10,11 +11,13 @@ from pydantic import SecretStr
 
 from rbkit.adapters.fakes import FakeServices
 from rbkit.adapters.sandbox import SandboxServices
-from rbkit.errors import NotFound
+from rbkit.errors import NotFound, Refused
 from rbkit.events import Call
 from rbkit.ports import ServiceManager
 
 INSTANCES = ["checkout-1", "checkout-2", "checkout-3"]
+TOKENS = count(1)
+"""Each test takes tokens that are higher than all before: a real manager remembers them from test to test."""
 
 
 @pytest.fixture(params=["fake", "sandbox"])
@@ -63,7 +66,9 @@ def test_an_unknown_instance_is_not_found(use) -> None:
     with pytest.raises(NotFound, match="no-such"):
         use(lambda s: s.state("no-such"))
     with pytest.raises(NotFound, match="no-such"):
-        use(lambda s: s.apply(call("restart", "no-such"), uuid4().hex))
+        use(lambda s: s.apply(call("restart", "no-such"), uuid4().hex, 1))
+    with pytest.raises(NotFound, match="no-such"):
+        use(lambda s: s.fence("no-such", 1))
 
 
 @pytest.mark.parametrize("actions", [("restart",), ("stop", "start")])
@@ -74,7 +79,7 @@ def test_what_a_plan_wants_comes_true(use, until, actions) -> None:
         plan = use(lambda s, action=action, before=before: _plan(s, action, before))
         assert not holds(plan, before) and bool(plan.irreversible) is (action == "restart")
         assert (plan.undo is None) is (action == "restart")
-        use(lambda s, action=action: s.apply(call(action), uuid4().hex))
+        use(lambda s, action=action: s.apply(call(action), uuid4().hex, next(TOKENS)))
         until(lambda plan=plan: holds(plan, use(lambda s: s.state("checkout-2"))))
 
 
@@ -83,10 +88,53 @@ async def _plan(services: ServiceManager, action: str, before: dict[str, Any]) -
 
 
 def test_the_same_key_acts_once(use) -> None:
-    """A restart that is repeated with its key does not restart again; a new key does."""
-    keys = [uuid4().hex, uuid4().hex]
+    """A restart that is repeated with its key does not restart again, whatever its token; a new key does."""
+    keys, tokens = [uuid4().hex, uuid4().hex], [next(TOKENS), next(TOKENS)]
     pids = []
-    for key in (keys[0], keys[0], keys[1]):
-        use(lambda s, key=key: s.apply(call("restart"), key))
-        pids.append(use(lambda s: s.state("checkout-2"))["pid"])
-    assert pids[0] == pids[1] != pids[2]
+    for key, token in ((keys[0], tokens[0]), (keys[0], tokens[0]), (keys[0], tokens[1]), (keys[1], tokens[1])):
+        use(lambda s, key=key, token=token: s.apply(call("restart"), key, token))
+        pids.append(pid(use))
+    assert pids[0] == pids[1] == pids[2] != pids[3]
+
+
+def pid(use: Any, target: str = "checkout-2") -> Any:
+    """Read the process of an instance."""
+    return use(lambda s: s.state(target))["pid"]
+
+
+def test_a_stale_token_is_refused_and_nothing_changes(use) -> None:
+    """Who comes with a lower token than one that acted is refused, with a new key and with one that was used."""
+    old, new = next(TOKENS), next(TOKENS)
+    keys = [uuid4().hex, uuid4().hex]
+    use(lambda s: s.apply(call("start"), keys[0], new))
+    before = use(lambda s: s.state("checkout-2"))
+    for action, key in (("restart", keys[1]), ("stop", uuid4().hex), ("start", keys[0])):
+        with pytest.raises(Refused, match="newer lease"):
+            use(lambda s, action=action, key=key: s.apply(call(action), key, old))
+    assert use(lambda s: s.state("checkout-2")) == before
+
+
+def test_an_equal_token_acts_and_a_higher_one_is_remembered(use) -> None:
+    """The holder acts as often as it wants; the next holder's token shuts it out; other instances do not care."""
+    old, new = next(TOKENS), next(TOKENS)
+    for action, token in (("stop", old), ("start", old), ("stop", new)):
+        use(lambda s, action=action, token=token: s.apply(call(action), uuid4().hex, token))
+    with pytest.raises(Refused, match=rf"\b{new}\b"):
+        use(lambda s: s.apply(call("start"), uuid4().hex, old))
+    assert pid(use) is None
+    use(lambda s: s.apply(call("stop", "checkout-1"), uuid4().hex, old))
+    assert pid(use, "checkout-1") is None
+
+
+def test_a_fence_shuts_out_without_acting(use) -> None:
+    """A token that is announced, also twice, changes nothing and stops every lower one; a lower one is refused."""
+    old, new, late = next(TOKENS), next(TOKENS), uuid4().hex
+    before = pid(use)
+    for _ in range(2):
+        use(lambda s: s.fence("checkout-2", new))
+    for work in (lambda s: s.fence("checkout-2", old), lambda s: s.apply(call("restart"), late, old)):
+        with pytest.raises(Refused, match="newer lease"):
+            use(work)
+    assert pid(use) == before
+    use(lambda s: s.apply(call("restart"), late, new))
+    assert pid(use) != before
