@@ -1,22 +1,78 @@
 """Adapters in memory, for tests and for trying a runbook out: they pass the same suites as the real ones."""
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import SecretStr
 
 from rbkit.errors import NotFound, Refused, SecretError
 from rbkit.events import Call
-from rbkit.ports import LoadBalancer, Member, Service, ServiceManager, Window, read
+from rbkit.ports import Capability, LoadBalancer, Member, Service, ServiceManager, Window, read
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FakeBalancer", "FakeLogs", "FakeMetrics", "FakeSecrets", "FakeServices"]
+__all__ = ["Attempt", "FakeBalancer", "FakeLogs", "FakeMetrics", "FakeSecrets", "FakeServices"]
 
 
-class FakeBalancer(LoadBalancer):
+class Attempt(NamedTuple):
+    """One change that a fake was asked for, and whether it acted."""
+
+    call: Call
+    key: str
+    token: int
+    acted: bool
+
+
+class _Fake(Capability):
+    """A capability in memory: it remembers what it was asked, every key, and the highest token of each target."""
+
+    def __init__(self, things: Mapping[str, Any]) -> None:
+        self.asked: list[Call] = []
+        self.log: list[Attempt] = []
+        self._things = dict(things)
+        self._keys: set[str] = set()
+        self._tokens: dict[str, int] = {}
+
+    async def state(self, target: str) -> dict[str, Any]:
+        """Read a target's state."""
+        return dict(self._known(target).model_dump(mode="json"))
+
+    async def apply(self, call: Call, key: str, token: int) -> None:
+        """Act, unless a higher token was seen for the target; the same key acts once."""
+        self.asked.append(call)
+        self.log.append(Attempt(call, key, token, acted=False))
+        thing = self._known(call.target)
+        self._admit(call.target, token)
+        if key not in self._keys:
+            self._things[call.target] = thing.model_copy(update=self._changed(thing, call))
+            self._keys.add(key)
+            self.log[-1] = Attempt(call, key, token, acted=True)
+
+    async def fence(self, target: str, token: int) -> None:
+        """Remember a token."""
+        self._known(target)
+        self._admit(target, token)
+
+    @abstractmethod
+    def _changed(self, thing: Any, call: Call) -> dict[str, Any]:
+        """Say which fields of a target have which values after a change."""
+
+    def _known(self, target: str) -> Any:
+        if target not in self._things:
+            raise NotFound(f"There is no {target!r}.", todo="Check the name of the target.")
+        return self._things[target]
+
+    def _admit(self, target: str, token: int) -> None:
+        highest = self._tokens.get(target, token)
+        if token < highest:
+            raise Refused(f"Somebody with a newer lease acts on {target}: its token is {highest}, not {token}.")
+        self._tokens[target] = token
+
+
+class FakeBalancer(_Fake, LoadBalancer):
     """A balancer in memory.
 
     Args:
@@ -24,33 +80,28 @@ class FakeBalancer(LoadBalancer):
     """
 
     def __init__(self, members: Mapping[str, Iterable[str]]) -> None:
-        self.asked: list[Call] = []
-        self._members = {
-            name: Member(name=name, service=service, state="ready", healthy=True, active=0, requests=0)
-            for service, names in members.items()
-            for name in names
-        }
+        super().__init__(
+            {
+                name: Member(name=name, service=service, state="ready", healthy=True, active=0, requests=0)
+                for service, names in members.items()
+                for name in names
+            }
+        )
 
     @read
     async def members(self, service: str) -> list[Member]:
         """List the members of a service."""
-        return [member for member in self._members.values() if member.service == service]
+        return [member for member in self._things.values() if member.service == service]
 
-    async def state(self, target: str) -> dict[str, Any]:
-        """Read a member's state."""
-        return dict(_known(self._members, target).model_dump(mode="json"))
-
-    async def apply(self, call: Call, key: str) -> None:
+    def _changed(self, thing: Member, call: Call) -> dict[str, Any]:
         """Set a member to drain or ready; the last one that is ready is not drained."""
-        self.asked.append(call)
-        member = _known(self._members, call.target)
-        ready = [m.name for m in self._members.values() if m.service == member.service and m.state == "ready"]
-        if call.action == "drain" and ready == [call.target]:
-            raise Refused(f"Draining {call.target} would leave no member.")
-        self._members[call.target] = member.model_copy(update={"state": call.action})
+        ready = [m.name for m in self._things.values() if m.service == thing.service and m.state == "ready"]
+        if call.action == "drain" and ready == [thing.name]:
+            raise Refused(f"Draining {thing.name} would leave no member.")
+        return {"state": call.action}
 
 
-class FakeServices(ServiceManager):
+class FakeServices(_Fake, ServiceManager):
     """A service manager in memory.
 
     Args:
@@ -58,53 +109,38 @@ class FakeServices(ServiceManager):
     """
 
     def __init__(self, instances: Mapping[str, Iterable[str]]) -> None:
-        self.asked: list[Call] = []
-        self._keys: set[str] = set()
         self._pid = 1000
-        self._services = {
-            name: Service(
-                name=name,
-                service=service,
-                state="running",
-                pid=self._next_pid(),
-                started_at=datetime.now(UTC),
-                version="v1",
-                restarts=0,
-            )
-            for service, names in instances.items()
-            for name in names
-        }
+        super().__init__(
+            {
+                name: Service(
+                    name=name,
+                    service=service,
+                    state="running",
+                    pid=self._next_pid(),
+                    started_at=datetime.now(UTC),
+                    version="v1",
+                    restarts=0,
+                )
+                for service, names in instances.items()
+                for name in names
+            }
+        )
 
     @read
     async def instances(self, service: str) -> list[Service]:
         """List the instances of a service."""
-        return [found for found in self._services.values() if found.service == service]
+        return [found for found in self._things.values() if found.service == service]
 
-    async def state(self, target: str) -> dict[str, Any]:
-        """Read an instance's state."""
-        return dict(_known(self._services, target).model_dump(mode="json"))
-
-    async def apply(self, call: Call, key: str) -> None:
-        """Restart, stop or start an instance; the same key acts once."""
-        self.asked.append(call)
-        service = _known(self._services, call.target)
-        if key in self._keys:
-            return
-        self._keys.add(key)
-        stopped = call.action == "stop"
-        pid = None if stopped else (self._next_pid() if call.action == "restart" or not service.pid else service.pid)
-        update = {"state": "stopped" if stopped else "running", "pid": pid}
-        self._services[call.target] = service.model_copy(update=update)
+    def _changed(self, thing: Service, call: Call) -> dict[str, Any]:
+        """Restart, stop or start an instance."""
+        if call.action == "stop":
+            return {"state": "stopped", "pid": None}
+        pid = self._next_pid() if call.action == "restart" or not thing.pid else thing.pid
+        return {"state": "running", "pid": pid}
 
     def _next_pid(self) -> int:
         self._pid += 1
         return self._pid
-
-
-def _known(things: Mapping[str, Any], name: str) -> Any:
-    if name not in things:
-        raise NotFound(f"There is no {name!r}.", todo="Check the name of the target.")
-    return things[name]
 
 
 class FakeMetrics:

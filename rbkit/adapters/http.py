@@ -17,6 +17,7 @@ _TIMEOUT = httpx2.Timeout(10.0, connect=3.0)
 _NEVER_SENT = (
     httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol, httpx2.InvalidURL,
 )  # fmt: skip
+_THEIRS = "Leave the target to them; `rbkit list` shows the runs."
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -60,7 +61,9 @@ class Http:
             raise self._refusal(status, body, BadAnswer)
         return self._json(body)
 
-    async def write(self, method: str, path: str, body: Any = None, key: str = "", timeout_s: float = 15.0) -> None:
+    async def write(
+        self, method: str, path: str, body: Any = None, key: str = "", timeout_s: float = 15.0, token: int | None = None
+    ) -> None:
         """Ask for a change; what became of it is read from the state, not from the answer.
 
         Args:
@@ -68,21 +71,27 @@ class Http:
             path: The path after the address.
             body: JSON to send.
             key: Sent as Idempotency-Key.
-            timeout_s: How long to wait for the answer.
+            timeout_s: How long to wait for the answer, seconds.
+            token: Sent as Fencing-Token.
 
         Raises:
             NotFound: The system answered 404.
-            Refused: It answered with another 4xx; it did not act.
+            Refused: It answered with another 4xx, 412 when it knows a higher fencing token; it did not act.
             Unreachable: It was never reached.
             MayHaveActed: It answered with a redirect or 5xx, or not at all.
         """
         headers = {"Idempotency-Key": key} if key else {}
+        if token is not None:
+            headers["Fencing-Token"] = str(token)
         try:
             status, answer = await self._send(method, path, body=body, headers=headers, timeout_s=timeout_s)
         except _NEVER_SENT as error:
             raise Unreachable(f"{self.name} at {self._url} was not reached: {_words(error)}.") from error
         except (httpx2.HTTPError, BadAnswer) as error:
             raise MayHaveActed(f"{self.name} took {method} {path} and gave no answer: {_words(error)}.") from error
+        if status == 412 and token is not None:
+            newer = f"{self.name} says that somebody with a newer lease acts on the target"
+            raise Refused(f"{newer}: {_message(answer)}", todo=_THEIRS)
         if not 200 <= status < 300:
             raise self._refusal(status, answer, Refused if 400 <= status < 500 else MayHaveActed)
 

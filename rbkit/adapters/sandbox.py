@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from rbkit.adapters.http import Http
-from rbkit.errors import BadAnswer
+from rbkit.errors import BadAnswer, MayHaveActed, Unreachable
 from rbkit.events import Call
 from rbkit.ports import LoadBalancer, Member, Service, ServiceManager, read
 
@@ -35,9 +35,13 @@ class SandboxBalancer(LoadBalancer):
         """Read a member's state."""
         return dict(_model(Member, await self._http.read(_path("members", target))).model_dump(mode="json"))
 
-    async def apply(self, call: Call, key: str) -> None:
+    async def apply(self, call: Call, key: str, token: int) -> None:
         """Set a member to drain or ready."""
-        await self._http.write("PUT", _path("members", call.target), {"state": call.action}, key)
+        await self._http.write("PUT", _path("members", call.target), {"state": call.action}, key, token=token)
+
+    async def fence(self, target: str, token: int) -> None:
+        """Announce a token to the balancer."""
+        await _announce(self._http, target, token)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -65,13 +69,25 @@ class SandboxServices(ServiceManager):
         """Read an instance's state."""
         return dict(_model(Service, await self._http.read(_path("services", target))).model_dump(mode="json"))
 
-    async def apply(self, call: Call, key: str) -> None:
+    async def apply(self, call: Call, key: str, token: int) -> None:
         """Restart, stop or start an instance."""
-        await self._http.write("POST", f"{_path('services', call.target)}/{call.action}", None, key)
+        await self._http.write("POST", f"{_path('services', call.target)}/{call.action}", None, key, token=token)
+
+    async def fence(self, target: str, token: int) -> None:
+        """Announce a token to the supervisor; it answers when what was under way on the instance has ended."""
+        await _announce(self._http, target, token)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+
+async def _announce(http: Http, target: str, token: int) -> None:
+    """Announcing is no act: when no answer comes nothing is in doubt, and it may be repeated."""
+    try:
+        await http.write("PUT", _path("fence", target), {"token": token}, token=token)
+    except MayHaveActed as error:
+        raise Unreachable(f"{http.name} did not confirm the fencing token: {error.what}") from error
 
 
 def _path(kind: str, target: str) -> str:

@@ -1,6 +1,7 @@
 """Who gets the next request: the members of the balancer, their admin state and their health."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,20 @@ class Members:
         self._turn += 1
         return able[self._turn % len(able)] if able else None
 
-    def set_state(self, member: Member, state: str) -> None:
+    def set_state(self, member: Member, state: str, begin: Callable[[], None] = lambda: None) -> None:
         """Set what the operator wants.
+
+        Args:
+            member: Whose state.
+            state: `ready` or `drain`.
+            begin: Called right before the effect; it may still refuse.
 
         Raises:
             LastMember: Nobody else is ready and healthy.
         """
         if state == "drain" and member.state == "ready" and not any(o.serves for o in self.all() if o is not member):
             raise LastMember(f"Draining {member.name} would leave no member that is ready and healthy.")
+        begin()
         member.state = state
         self._remember()
 

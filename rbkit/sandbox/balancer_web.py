@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import tornado.web
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
@@ -10,10 +11,12 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPResponse
 from tornado.simple_httpclient import HTTPTimeoutError
 
 from rbkit.clock import SystemClock
+from rbkit.sandbox.admin import AdminHandler, application
 from rbkit.sandbox.balancer import STATES, LastMember, Member, Members
+from rbkit.sandbox.fence import Fence
 from rbkit.sandbox.layout import SERVICE, Layout
 from rbkit.sandbox.telemetry import JsonLines, Span, Tracer
-from rbkit.sandbox.web import AdminHandler, JsonHandler, Refusal, application, listen
+from rbkit.sandbox.web import JsonHandler, Refusal, listen
 
 __all__ = ["serve_balancer"]
 
@@ -150,16 +153,21 @@ class MemberHandler(AdminHandler):
         """Show one member."""
         self.answer(self.find(name).to_json())
 
-    def put(self, name: str) -> None:
+    async def put(self, name: str) -> None:
         """Set whether it gets new requests; those in flight finish."""
         member, state = self.find(name), self.body().get("state")
+        self.enter(name)
         if state not in STATES:
             raise Refusal(400, "bad_request", "`state` is `ready` or `drain`.")
-        try:
-            self.settings["members"].set_state(member, state)
-        except LastMember as error:
-            raise Refusal(409, "refused", str(error)) from error
-        self.answer(member.to_json())
+
+        async def act() -> dict[str, Any]:
+            try:
+                self.settings["members"].set_state(member, state, self.begin)
+            except LastMember as error:
+                raise Refusal(409, "refused", str(error)) from error
+            return member.to_json()
+
+        await self.act(act)
 
 
 class MetricsHandler(AdminHandler):
@@ -179,7 +187,9 @@ async def serve_balancer(layout: Layout, stop: asyncio.Event) -> None:
     tracer = Tracer(JsonLines(layout.span_file("balancer")), {"service": "balancer", "instance": "balancer"})
     proxy = Proxy(members, meters, tracer)
     routes = [(r"/members", MembersHandler), (r"/members/([^/]+)", MemberHandler), (r"/metrics", MetricsHandler)]
-    admin = application(routes, layout.token(), members=members, registry=meters.registry)
+    locks = {member.name: asyncio.Lock() for member in members.all()}
+    fence = Fence(layout.fence_file)
+    admin = application(routes, layout.token(), fence, locks, members=members, registry=meters.registry)
     traffic = tornado.web.Application([(r".*", TrafficHandler)], proxy=proxy)
     servers = [listen(admin, layout.balancer_admin), listen(traffic, layout.balancer)]
     jobs = [asyncio.create_task(proxy.keep_checking(member)) for member in members.all()]

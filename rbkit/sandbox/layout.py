@@ -84,6 +84,11 @@ class Layout:
         return self.home / "members.json"
 
     @property
+    def fence_file(self) -> Path:
+        """The file in which the balancer keeps the highest fencing tokens."""
+        return self.home / "fence.json"
+
+    @property
     def lock_file(self) -> Path:
         """The file that lets one `up` at a time work here; it also marks the folder as a sandbox's."""
         return self.home / "up.lock"

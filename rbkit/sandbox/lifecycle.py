@@ -167,7 +167,8 @@ def down(home: Path) -> list[int]:
     layout = Layout(_home(home))
     stopped = _sweep(layout.home)
     if layout.lock_file.exists():
-        for file in (layout.state_file, layout.token_file, layout.members_file, *layout.url_files.values()):
+        files = (layout.state_file, layout.token_file, layout.members_file, layout.fence_file)
+        for file in (*files, *layout.url_files.values()):
             file.unlink(missing_ok=True)
     return stopped
 
@@ -201,7 +202,8 @@ def _start(layout: Layout) -> None:
             f"The sandbox cannot listen on port {who}: something else does.",
             todo="Choose another base port with --port N or RBKIT_SANDBOX_PORT.",
         )
-    layout.members_file.unlink(missing_ok=True)
+    for file in (layout.members_file, layout.fence_file):
+        file.unlink(missing_ok=True)
     layout.renew_token()
     ready = False
     try:

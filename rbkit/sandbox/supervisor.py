@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
@@ -16,6 +17,8 @@ __all__ = ["REACH_S", "Supervisor"]
 
 REACH_S = 10.0
 HELPERS = ("balancer", "metrics", "load")
+Begin = Callable[[], None]
+"""Called right before the effect: it may still refuse, and it notes that there is one."""
 
 
 class Supervisor:
@@ -62,19 +65,25 @@ class Supervisor:
             raise Refusal(404, "not_found", f"There is no service {name!r}; there are {', '.join(INSTANCES)}.")
         return self.children[name]
 
-    async def start(self, child: Child) -> None:
+    async def start(self, child: Child, begin: Begin) -> None:
         """Start an instance and wait until it is healthy."""
         async with child.busy:
+            begin()
             await child.start()
             await self._reach_running(child)
 
-    async def stop(self, child: Child) -> None:
+    async def stop(self, child: Child, begin: Begin) -> None:
         """Stop an instance and wait until it is gone."""
         async with child.busy:
+            begin()
             await child.stop()
 
-    async def restart(self, child: Child) -> None:
+    async def restart(self, child: Child, begin: Begin) -> None:
         """Replace an instance's process and wait until the new one is healthy.
+
+        Args:
+            child: The instance.
+            begin: Called right before the effect, when nothing else is under way on the instance.
 
         Raises:
             Refusal: 409 when the fault `restart-refused` holds; 504 when it is not healthy after 10 s.
@@ -82,6 +91,7 @@ class Supervisor:
         if self.faults.holds("restart-refused", child.name):
             raise Refusal(409, "refused", f"The restart of {child.name} is refused: change freeze.")
         async with child.busy:
+            begin()
             await child.stop()
             await child.start()
             await self._reach_running(child)
@@ -95,7 +105,7 @@ class Supervisor:
         shown = {"service": SERVICE, "version": self.version, "available": list(VERSIONS)}
         return shown | {"rolling": self.rolling.locked()}
 
-    async def deploy(self, version: object) -> None:
+    async def deploy(self, version: object, begin: Begin) -> None:
         """Replace every instance that has another version, one after the other.
 
         Raises:
@@ -106,6 +116,7 @@ class Supervisor:
         if self.rolling.locked():
             raise Refusal(409, "refused", "Another deployment is on its way.")
         async with self.rolling:
+            begin()
             self.version = version
             for child in self.children.values():
                 await self._replace(child, version)
@@ -120,7 +131,7 @@ class Supervisor:
                 await child.start()
                 await self._reach_running(child)
 
-    async def make_fault(self, fault: object, target: object) -> dict[str, Any]:
+    async def make_fault(self, fault: object, target: object, begin: Begin) -> dict[str, Any]:
         """Make a fault happen.
 
         Returns:
@@ -133,9 +144,11 @@ class Supervisor:
             raise Refusal(400, "bad_request", f"There is no fault {fault!r}; there are {', '.join(FAULTS)}.")
         aim = self._aim(fault, target)
         if fault == "bad-deploy":
-            await self.deploy(VERSIONS[-1])
+            await self.deploy(VERSIONS[-1], begin)
         elif fault in OF_PROCESS:
-            await self._infect(self.find(aim or DEFAULT_TARGET), fault)
+            await self._infect(self.find(aim or DEFAULT_TARGET), fault, begin)
+        else:
+            begin()
         return self.faults.add(fault, aim).to_json()
 
     def _aim(self, fault: str, target: object) -> str | None:
@@ -145,9 +158,10 @@ class Supervisor:
             raise Refusal(400, "bad_request", "bad-deploy concerns every instance and takes no target.")
         return self.find(str(target)).name
 
-    async def _infect(self, child: Child, fault: str) -> None:
+    async def _infect(self, child: Child, fault: str, begin: Begin) -> None:
         if child.state != "running":
             raise Refusal(409, "refused", f"{child.name} is {child.state}, not running.")
+        begin()
         try:
             await self._ask(self.layout.instance_port(child.name), "/fault", "POST", {"fault": fault})
         except (HTTPClientError, OSError) as error:
@@ -179,21 +193,25 @@ class Supervisor:
             await clock.sleep(0.1)
 
     async def _is_ready(self, name: str) -> bool:
-        address = (self.layout.balancer_admin, f"/members/{name}")
+        port, path = self.layout.balancer_admin, f"/members/{name}"
         try:
-            member = await self._ask(*address)
+            member = await self._ask(port, path)
             if member["state"] != "ready":
-                member = await self._ask(*address, "PUT", {"state": "ready"})
+                token = (await self._ask(port, f"/fence/{name}"))["token"]
+                member = await self._ask(port, path, "PUT", {"state": "ready"}, token)
         except (HTTPClientError, OSError):
             return False
         return bool(member["healthy"])
 
-    async def _ask(self, port: int, path: str, method: str = "GET", body: object = None) -> dict[str, Any]:
+    async def _ask(
+        self, port: int, path: str, method: str = "GET", body: object = None, token: int | None = None
+    ) -> dict[str, Any]:
+        fencing = {} if token is None else {"Fencing-Token": str(token)}
         answer = await AsyncHTTPClient().fetch(
             f"http://127.0.0.1:{port}{path}",
             method=method,
             body=None if body is None else json.dumps(body),
-            headers={"Authorization": f"Bearer {self._token}", "Idempotency-Key": "supervisor"},
+            headers={"Authorization": f"Bearer {self._token}", **fencing},
             request_timeout=5.0,
         )
         found: dict[str, Any] = json.loads(answer.body)

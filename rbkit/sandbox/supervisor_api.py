@@ -1,59 +1,17 @@
 """The supervisor's admin API, and the supervisor process."""
 
 import asyncio
-import json
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from typing import Any
 
+import tornado.web
+
+from rbkit.sandbox.admin import AdminHandler, application
+from rbkit.sandbox.fence import Fence
 from rbkit.sandbox.layout import SERVICE, Layout, write_state
 from rbkit.sandbox.supervisor import Supervisor
-from rbkit.sandbox.web import AdminHandler, Refusal, application, listen
+from rbkit.sandbox.web import Refusal, listen
 
-__all__ = ["Answers", "serve_supervisor"]
-
-MOST_KEYS = 1000
-Reply = tuple[int, dict[str, Any]]
-Act = Callable[[], Awaitable[dict[str, Any]]]
-
-
-class Answers:
-    """The first answer to each Idempotency-Key; the last 1,000."""
-
-    def __init__(self) -> None:
-        self._given: OrderedDict[str, tuple[str, asyncio.Task[Reply]]] = OrderedDict()
-
-    async def once(self, key: str | None, request: str, act: Act) -> Reply:
-        """Act, unless the key was seen: then give the first answer, waiting for it if it is still being made.
-
-        Args:
-            key: The caller's key; without one it acts.
-            request: Method, path and body, to tell a repetition from another request.
-            act: What to do.
-
-        Raises:
-            Refusal: 422 when the key was used for something else.
-        """
-        if key is None:
-            return await _reply(act)
-        if key not in self._given:
-            self._given[key] = (request, asyncio.create_task(_reply(act)))
-            while len(self._given) > MOST_KEYS:
-                self._given.popitem(last=False)
-        first, reply = self._given[key]
-        if first != request:
-            raise Refusal(422, "key_reused", "This Idempotency-Key was used for another request.")
-        return await asyncio.shield(reply)
-
-    def __contains__(self, key: str | None) -> bool:
-        return key in self._given
-
-
-async def _reply(act: Act) -> Reply:
-    try:
-        return 200, await act()
-    except Refusal as refusal:
-        return refusal.status_code, {"error": refusal.error, "message": refusal.message}
+__all__ = ["serve_supervisor", "supervisor_application"]
 
 
 class Handler(AdminHandler):
@@ -64,13 +22,6 @@ class Handler(AdminHandler):
         """The supervisor."""
         found: Supervisor = self.settings["supervisor"]
         return found
-
-    async def act(self, act: Act) -> None:
-        """Act once for each Idempotency-Key and answer."""
-        answers: Answers = self.settings["answers"]
-        request = f"{self.request.method} {self.request.path} {json.dumps(self.body(), sort_keys=True)}"
-        status, body = await answers.once(self.key, request, act)
-        self.answer(body, status)
 
 
 class ServicesHandler(Handler):
@@ -103,6 +54,7 @@ class ServiceActHandler(Handler):
     async def post(self, name: str, verb: str) -> None:
         """Do it and answer when the new state is reached; with the fault `restart-hangs`, never."""
         child, world = self.world.find(name), self.world
+        self.enter(name)
         known = self.key in self.settings["answers"]
         if verb == "restart" and not known and world.faults.holds("restart-hangs", name):
             await self.gone.wait()
@@ -111,7 +63,7 @@ class ServiceActHandler(Handler):
         verbs = {"restart": world.restart, "stop": world.stop, "start": world.start}
 
         async def act() -> dict[str, Any]:
-            await verbs[verb](child)
+            await verbs[verb](child, self.begin)
             return child.to_json()
 
         await self.act(act)
@@ -130,19 +82,20 @@ class DeploymentHandler(Handler):
         """Show what is deployed."""
         self.answer(self.world.deployment())
 
-    async def put(self, _: str) -> None:
+    async def put(self, service: str) -> None:
         """Deploy a version."""
         version = self.body().get("version")
+        self.enter(service)
 
         async def act() -> dict[str, Any]:
-            await self.world.deploy(version)
+            await self.world.deploy(version, self.begin)
             return self.world.deployment()
 
         await self.act(act)
 
 
 class FaultsHandler(Handler):
-    """/faults."""
+    """/faults: what happens to the world, not what somebody does to a target, so no fencing token matters here."""
 
     def get(self) -> None:
         """List the faults that hold."""
@@ -151,12 +104,13 @@ class FaultsHandler(Handler):
     async def post(self) -> None:
         """Make a fault happen."""
         wanted = self.body()
-        await self.act(lambda: self.world.make_fault(wanted.get("fault"), wanted.get("target")))
+        await self.act(lambda: self.world.make_fault(wanted.get("fault"), wanted.get("target"), self.begin))
 
     async def delete(self) -> None:
         """Heal everything."""
 
         async def act() -> dict[str, Any]:
+            self.begin()
             await self.world.heal()
             return self._list()
 
@@ -175,10 +129,21 @@ ROUTES = [
 ]
 
 
+def supervisor_application(supervisor: Supervisor, token: str) -> tornado.web.Application:
+    """Build the admin application; instances and the deployment can be fenced.
+
+    Args:
+        supervisor: Who does it.
+        token: The bearer token.
+    """
+    locks = {name: child.busy for name, child in supervisor.children.items()} | {SERVICE: supervisor.rolling}
+    return application(ROUTES, token, Fence(), locks, supervisor=supervisor)
+
+
 async def serve_supervisor(layout: Layout, stop: asyncio.Event) -> None:
     """Run the supervisor until it is told to stop; then nothing of the sandbox is left running."""
     supervisor = Supervisor(layout)
-    server = listen(application(ROUTES, layout.token(), supervisor=supervisor, answers=Answers()), layout.port)
+    server = listen(supervisor_application(supervisor, layout.token()), layout.port)
     write_state(layout)
     opening = asyncio.create_task(supervisor.open())
     await stop.wait()

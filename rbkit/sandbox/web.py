@@ -1,10 +1,8 @@
-"""What the HTTP servers share: JSON answers, loopback only, the bearer token, the log of changes, a clean end."""
+"""What the HTTP servers share: JSON answers, loopback only, a clean end."""
 
 import asyncio
-import hmac
 import json
 import signal
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,10 +10,7 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
-from rbkit.clock import SystemClock
-from rbkit.sandbox.telemetry import iso
-
-__all__ = ["AdminHandler", "JsonHandler", "Missing", "Refusal", "RequestLog", "application", "listen", "run"]
+__all__ = ["JsonHandler", "Refusal", "listen", "no_access_log", "run"]
 
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 MAX_BODY = 65_536
@@ -69,88 +64,8 @@ class JsonHandler(tornado.web.RequestHandler):
         return self.answer({"error": word, "message": self._reason}, status_code)
 
 
-class RequestLog:
-    """Every change that a server was asked for, in order; the last 1,000."""
-
-    def __init__(self, limit: int = 1000) -> None:
-        self._entries: deque[dict[str, Any]] = deque(maxlen=limit)
-        self._seq = 0
-
-    def open(self, method: str, path: str, key: str | None) -> dict[str, Any]:
-        """Note a request that came in; its status stays null until it is answered."""
-        self._seq += 1
-        time = iso(SystemClock().now())
-        self._entries.append(
-            {"seq": self._seq, "time": time, "method": method, "path": path, "key": key, "status": None}
-        )
-        return self._entries[-1]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entries, oldest first."""
-        return {"requests": list(self._entries)}
-
-
-class AdminHandler(JsonHandler):
-    """Answers only with the token, and notes every change it is asked for."""
-
-    entry: dict[str, Any] | None = None
-
-    def prepare(self) -> None:
-        """Check Host and token, then note the request.
-
-        Raises:
-            Refusal: 403 for a foreign Host, 401 without the right token.
-        """
-        super().prepare()
-        given = self.request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, f"Bearer {self.settings['token']}".encode()):
-            raise Refusal(401, "unauthorized", "Send `Authorization: Bearer` with the token from the sandbox's folder.")
-        if self.request.method not in ("GET", "HEAD"):
-            log: RequestLog = self.settings["log"]
-            self.entry = log.open(self.request.method or "", self.request.path, self.key)
-
-    @property
-    def key(self) -> str | None:
-        """The caller's Idempotency-Key."""
-        return self.request.headers.get("Idempotency-Key")
-
-    def on_finish(self) -> None:
-        """Note what was answered."""
-        if self.entry is not None:
-            self.entry["status"] = self.get_status()
-
-
-class Missing(AdminHandler):
-    """Every address that an admin API does not have."""
-
-    def prepare(self) -> None:
-        """Refuse, but tell only those with the token that there is nothing."""
-        super().prepare()
-        raise Refusal(404, "not_found", f"There is no {self.request.path} here.")
-
-
-class LogHandler(AdminHandler):
-    """GET /log."""
-
-    def get(self) -> None:
-        """Send the changes that were asked for."""
-        self.answer(self.settings["log"].to_json())
-
-
-def application(routes: list[Any], token: str, **settings: Any) -> tornado.web.Application:
-    """Build an admin application: the routes, /log, and 404 for the rest, all behind the token."""
-    return tornado.web.Application(
-        [*routes, (r"/log", LogHandler)],
-        default_handler_class=Missing,
-        log_function=_no_access_log,
-        token=token,
-        log=RequestLog(),
-        **settings,
-    )
-
-
-def _no_access_log(_: tornado.web.RequestHandler) -> None:
-    return None
+def no_access_log(_: tornado.web.RequestHandler) -> None:
+    """Keep quiet about each request."""
 
 
 def listen(app: tornado.web.Application, port: int) -> tornado.httpserver.HTTPServer:
@@ -159,7 +74,7 @@ def listen(app: tornado.web.Application, port: int) -> tornado.httpserver.HTTPSe
     Raises:
         OSError: The port is taken.
     """
-    app.settings.setdefault("log_function", _no_access_log)
+    app.settings.setdefault("log_function", no_access_log)
     server = tornado.httpserver.HTTPServer(app, max_body_size=MAX_BODY, max_header_size=MAX_BODY)
     server.add_sockets(tornado.netutil.bind_sockets(port, "127.0.0.1"))
     return server

@@ -54,9 +54,10 @@ def test_an_empty_answer_is_none(server) -> None:
 
 
 def test_a_change_is_sent_once_with_its_key(server) -> None:
-    """Body and Idempotency-Key are sent; whatever the body of the answer, 2xx means taken."""
-    write(server.text("<html>thanks", 202), key="run/step/0")
+    """Body, Idempotency-Key and Fencing-Token are sent; whatever the body of the answer, 2xx means taken."""
+    write(server.text("<html>thanks", 202), key="run/step/0", token=3)
     (request,) = server.asked
+    assert b"\r\nFencing-Token: 3\r\n" in request
     assert b"Idempotency-Key: run/step/0" in request and json.loads(request.partition(b"\r\n\r\n")[2]) == {
         "state": "drain"
     }
@@ -71,7 +72,8 @@ def test_without_token_and_key_no_header_is_sent(server) -> None:
         await client.aclose()
 
     server.text("").use(work)
-    assert b"Authorization" not in server.asked[0] and b"Idempotency-Key" not in server.asked[0]
+    for name in (b"Authorization", b"Idempotency-Key", b"Fencing-Token"):
+        assert name not in server.asked[0]
 
 
 def test_a_client_that_was_not_used_closes() -> None:
@@ -98,6 +100,19 @@ def test_each_status_has_its_error(server, status, reading, writing) -> None:
     with pytest.raises(writing, match="because"):
         write(server)
     assert len(server.asked) == 2 and not any(b"elsewhere" in request for request in server.asked)
+
+
+def test_a_token_of_zero_is_sent_all_the_same(server) -> None:
+    """Zero is not left out: the server is the one who refuses it."""
+    write(server.text(""), token=0)
+    assert b"\r\nFencing-Token: 0\r\n" in server.asked[0]
+
+
+@pytest.mark.parametrize(("token", "said"), [(3, "newer lease acts on the target: because"), (None, "answered 412")])
+def test_a_412_speaks_of_leases_only_when_a_token_was_sent(server, token, said) -> None:
+    """Without one it is a precondition of another kind; both are refusals."""
+    with pytest.raises(Refused, match=said):
+        write(server.json({"message": "because"}, 412), token=token)
 
 
 @pytest.mark.parametrize(

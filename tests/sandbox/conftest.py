@@ -44,17 +44,27 @@ class World:
             connection.close()
         return answer.status, json.loads(text) if text[:1] in "{[" and text else text
 
-    def ask(self, method: str, path: str, body: object = None, key: str = "") -> tuple[int, Any]:
-        """Ask the supervisor with the token."""
-        return self.request(self.layout.port, method, path, body, self.headers(key))
+    def ask(self, method: str, path: str, body: object = None, key: str = "", token: object = "") -> tuple[int, Any]:
+        """Ask the supervisor with the bearer token."""
+        return self.request(self.layout.port, method, path, body, self.headers(key, token))
 
-    def balancer(self, method: str, path: str, body: object = None, key: str = "") -> tuple[int, Any]:
-        """Ask the balancer's admin API with the token."""
-        return self.request(self.layout.balancer_admin, method, path, body, self.headers(key))
+    def balancer(
+        self, method: str, path: str, body: object = None, key: str = "", token: object = ""
+    ) -> tuple[int, Any]:
+        """Ask the balancer's admin API with the bearer token."""
+        return self.request(self.layout.balancer_admin, method, path, body, self.headers(key, token))
 
-    def headers(self, key: str = "") -> dict[str, str]:
-        """Return the token, and the key when there is one."""
-        return {"Authorization": f"Bearer {self.layout.token()}"} | ({"Idempotency-Key": key} if key else {})
+    def balancer_answers(self) -> bool:
+        """Tell whether the balancer's admin API answers."""
+        try:
+            return self.balancer("GET", "/members")[0] == 200
+        except OSError:
+            return False
+
+    def headers(self, key: str = "", token: object = "") -> dict[str, str]:
+        """Return the bearer token, and the idempotency key and the fencing token when there are some."""
+        sent = {"Idempotency-Key": key, "Fencing-Token": str(token)}
+        return {"Authorization": f"Bearer {self.layout.token()}"} | {name: text for name, text in sent.items() if text}
 
     def service(self, name: str = "checkout-2") -> dict[str, Any]:
         """Return what the supervisor says about an instance."""
