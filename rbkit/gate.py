@@ -1,31 +1,69 @@
 """The effect gate: the only way a notebook reaches the world. Every effect is journaled before and after."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime, timedelta
-from typing import Any, get_type_hints
-
-from pydantic import TypeAdapter
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
 
 from rbkit import events as ev
+from rbkit.approvals import item_of
 from rbkit.contract import StepSpec
-from rbkit.errors import AdapterError, GuardRail, IllegalMove, MayHaveActed, NotFound, Refused, StepUnknown, Unreachable
-from rbkit.events import Call, Mode
-from rbkit.fold import Change
+from rbkit.errors import (
+    AdapterError,
+    Cancelled,
+    Fenced,
+    GuardRail,
+    IllegalMove,
+    MayHaveActed,
+    NotFound,
+    Refused,
+    StepUnknown,
+    Unreachable,
+)  # fmt: skip
+from rbkit.events import Call, Json, Mode
+from rbkit.fold import RunState
 from rbkit.journal import Journal
-from rbkit.ports import Capability, Plan, Window, World
-from rbkit.queries import render
+from rbkit.leases import LEASE_S, Targets, new_holder, words
+from rbkit.observing import Observer
+from rbkit.permits import Permits
+from rbkit.policy import ApprovalRules
+from rbkit.ports import Capability, Plan, World
+from rbkit.progress import Change
 from rbkit.resilience import read_safely
 from rbkit.signal import Signal
-from rbkit.tape import Tape, keep, pack_frame, unpack_frame
-from rbkit.values import human, seconds
+from rbkit.store import Lease
+from rbkit.tape import Tape
+from rbkit.values import human
 
-__all__ = ["Gate", "current_step"]
+__all__ = ["Gate", "Terms", "current_step"]
 
 current_step: ContextVar[StepSpec | None] = ContextVar("current_step", default=None)
 VERIFY_S = 20.0
 """How long a change may take to show in the world, seconds."""
 _POLL_S = 0.2
+_NOT_MADE = "read again by the process that took the run over: it does not hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms a gate lets changes through.
+
+    Args:
+        rules: What the environment file says of approvals.
+        holder: In whose name targets are held; a new one when empty.
+        lease_s: How long a lease lasts unless it is renewed, seconds.
+        on_disk: Returns the digest of the runbook's file as it is now.
+        say: Shows one line: a glyph and a text.
+    """
+
+    rules: ApprovalRules = field(default_factory=ApprovalRules)
+    holder: str = ""
+    lease_s: float = LEASE_S
+    on_disk: Callable[[], str] = str
+    say: Callable[[str, str], None] = lambda glyph, text: None
 
 
 class Gate:
@@ -37,97 +75,39 @@ class Gate:
         mode: live; dry_run plans changes without applying them; replay answers from a tape and applies
             nothing; resume returns what was done and settles what is in doubt.
         tape: The recorded run; needed in replay only.
+        terms: Whose approval changes need, and in whose name targets are held.
     """
 
-    def __init__(self, journal: Journal, world: World, *, mode: Mode = "live", tape: Tape | None = None) -> None:
-        self.journal, self.world, self.mode, self._tape = journal, world, mode, tape
-        self.weak: list[str] = []
-        self.evidence: list[str] = []
-        self._inherited = list(journal.state.changes) if mode == "resume" else []
+    def __init__(
+        self, journal: Journal, world: World, *, mode: Mode = "live", tape: Tape | None = None,
+        terms: Terms | None = None,
+    ) -> None:  # fmt: skip
+        self.journal, self.world, self.mode = journal, world, mode
+        terms = terms or Terms()
+        self.terms = replace(terms, holder=terms.holder or new_holder(journal.run))
+        self._under_way = 0
+        self.permits = Permits(journal, terms.rules, terms.on_disk, terms.say, lambda: self._under_way > 0)
+        self.observer = Observer(journal, world, replays=mode == "replay", tape=tape)
+        self._inherited = _last_attempts(journal.state.changes.values()) if mode == "resume" else []
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._announced: set[tuple[str, str, int]] = set()
 
-    @property
-    def tape(self) -> Tape:
-        """The tape of a replay."""
-        if self._tape is None:
-            raise IllegalMove("A replay needs the run that it replays.")
-        return self._tape
+    @cached_property
+    def targets(self) -> Targets:
+        """The leases on what is changed."""
+        opened = self.journal.state.opened
+        return Targets(
+            self.journal.store, self.terms.holder, opened.environment if opened else "", self.journal.clock,
+            ttl_s=self.terms.lease_s, waits=self._waits,
+        )  # fmt: skip
 
     async def observe(self, name: str, last: str, values: Mapping[str, Any]) -> Signal:
-        """Read a signal.
-
-        Args:
-            name: Its name in the environment file.
-            last: How far back, for example `15m`.
-            values: Values for its query.
-
-        Returns:
-            What was observed. Remembered as weak evidence when empty, stale or only NaN.
-
-        Raises:
-            NotFound: There is no such signal.
-            AdapterError: The source gave no usable answer.
-        """
-        spec, source = self.world.signal(name)
-        now = self.journal.clock.now()
-        query = render(spec, values)
-        window = Window(now - _span(last), now, seconds(spec.step))
-        arguments = {"last": last, **values}
-
-        async def ask() -> Any:
-            frame = await source(query, window)
-            return pack_frame(frame) | {"asked_at": now.isoformat()}
-
-        data, weak = await self._recorded(name, spec.source, str(query), arguments, ask)
-        signal = _signal(name, spec, data)
-        weak = weak or signal.weak
-        if weak:
-            self.weak.append(weak)
-        self.evidence.append(signal.facts)
-        return signal
+        """Read a signal; see `Observer.signal`."""
+        return await self.observer.signal(name, last, values)
 
     async def read(self, name: str, method: str, arguments: Mapping[str, Any]) -> Any:
-        """Read through a capability.
-
-        Args:
-            name: The capability's name in the environment file.
-            method: One of its reads.
-            arguments: The read's arguments.
-
-        Returns:
-            What the read's annotation says, also in replay.
-        """
-        reader = getattr(self.world.capability(name), method)
-        kind: TypeAdapter[Any] = TypeAdapter(get_type_hints(reader)["return"])
-
-        async def ask() -> Any:
-            return kind.dump_python(await reader(**arguments), mode="json")
-
-        data, _ = await self._recorded(f"{name}.{method}", name, method, dict(arguments), ask)
-        return kind.validate_python(data)
-
-    async def _recorded(
-        self, name: str, source: str, query: str, arguments: dict[str, Any], ask: Callable[[], Any]
-    ) -> tuple[Any, str]:
-        """Ask the world, or the tape in a replay, and journal question and answer."""
-        began = self.journal.clock.monotonic()
-        if self.mode == "replay":
-            recorded, data = self.tape.answer(name, arguments)
-            self.journal.append(recorded)
-            return data, recorded.weak
-        data = await read_safely(ask, self.journal.clock, name)
-        rows = data["rows"] if isinstance(data, dict) and "rows" in data else data
-        self.journal.append(
-            ev.Observed(
-                name=name,
-                source=source,
-                query=query,
-                arguments=arguments,
-                rows=len(rows) if isinstance(rows, list) else 1,
-                answer=keep(self.journal.store, data),
-                seconds=self.journal.clock.monotonic() - began,
-            )
-        )
-        return data, ""
+        """Read through a capability; see `Observer.read`."""
+        return await self.observer.read(name, method, arguments)
 
     async def change(self, call: Call) -> Change:
         """Bring about a change, once.
@@ -140,15 +120,20 @@ class Gate:
 
         Raises:
             IllegalMove: It is not called from the step that is running.
-            GuardRail: The step would touch more targets than it may.
+            GuardRail: The step would touch more targets than it may, or waiting for this one might never end.
+            Cancelled: Somebody asked the run to stop.
+            ApprovalNeeded: Nobody approved in time.
+            Denied: Somebody said no.
             AdapterError: It was certainly not made.
             StepUnknown: It may have been made.
+            Fenced: Another process has taken the run or the target over; it was not made.
         """
         step = self._step(call)
         if self.mode == "replay":
             return self._replayed(call, step.name)
-        before = self._earlier(call, step.name)
-        return await self._settled(before) if before else await self._made(call, step.name)
+        async with self._turns.setdefault(step.name, asyncio.Semaphore(step.parallel)):
+            before = self._earlier(call, step.name)
+            return await self._settled(before, step) if before else await self._made(call, step)
 
     async def undo(self, change: Change) -> Change:
         """Apply the inverse of a change; journaled as undoing it.
@@ -162,20 +147,62 @@ class Gate:
         return await self._made(change.inverse, change.step, undoes=change.key)
 
     async def settle(self, change: Change) -> bool:
-        """Re-read the world for a change in doubt.
+        """Re-read the world for a change in doubt; nobody with an older lease can make it any more.
 
         Returns:
-            True when it holds (journaled as settled), False when nobody can say.
+            True when it holds (journaled as settled), False when it was not made.
+
+        Raises:
+            StepUnknown: It was made and does not come to its end.
         """
-        state = await self._state(self.world.capability(change.call.capability), change.call)
-        if not _holds(Plan(change.planned, change.differs), state):
-            return False
-        self.journal.append(ev.ChangeDone(key=change.key, how="settled", after=state, seconds=0.0))
-        return True
+        await self.permits.answered()
+        with self._effect():
+            adapter = self.world.capability(change.call.capability)
+            await self._hold(adapter, change.call)
+            state = await self._found(adapter, change)
+            if state is not None:
+                self.journal.append(ev.ChangeDone(key=change.key, how="settled", after=state, seconds=0.0))
+            return state is not None
+
+    async def _found(self, adapter: Capability, change: Change) -> dict[str, Any] | None:
+        """Read the world until a change shows in it; None when everything is as it was before, or never gets there.
+
+        What only comes by itself is waited for: without it the change would be made again, and its inverse would
+        lead back to what it has brought about itself.
+        """
+        plan, waits = Plan(change.planned, change.differs), adapter.plan(change.call, change.before).waits
+        lasting = replace(plan, after={key: value for key, value in plan.after.items() if key not in waits})
+        deadline = self.journal.clock.monotonic() + VERIFY_S
+        while True:
+            state = await self._state(adapter, change.call)
+            late, made = self.journal.clock.monotonic() >= deadline, _holds(lasting, state)
+            if _holds(plan, state):
+                return state
+            if not made and (late or _same(lasting, change.before, state)):
+                return None
+            if late:
+                raise StepUnknown(f"{change.call} was made and is not through within {human(VERIFY_S)}; {state}.")
+            await self.journal.clock.sleep(_POLL_S)
+
+    async def permit(self, step: StepSpec, calls: Iterable[Call]) -> None:
+        """Have several changes approved as one plan before the first of them is made, if they need it.
+
+        Raises:
+            ApprovalNeeded: Nobody approved in time.
+            Denied: Somebody said no.
+        """
+        if self.mode not in {"live", "resume"} or not self.permits.possible(step):
+            return
+        left = [call for call in calls if self._inherited_of(call, step.name) is None]
+        if self.permits.needed(step, []) or self.permits.needed(step, await self._look(left)):
+            await self.permits.ask(step, lambda: self._look(left))
+
+    async def _look(self, calls: Iterable[Call]) -> list[Json]:
+        return [item_of(await self._draft(call)) for call in calls]
 
     def _step(self, call: Call) -> StepSpec:
         """Find the step that makes a change; refuse one outside it or beyond its limit."""
-        step, state = current_step.get(), self.journal.state
+        step, state = current_step.get(), self.journal.known
         if step is None or state.running_step is None or state.running_step.name != step.name:
             raise IllegalMove(
                 f"{call} is a change outside a step.", todo="Put it in a function decorated with @run.step(...)."
@@ -188,80 +215,141 @@ class Gate:
 
     def _earlier(self, call: Call, step: str) -> Change | None:
         """Take the next same call of the same step that was made before this process took the run over."""
-        changes = self.journal.state.changes
-        for change in (changes[key] for key in self._inherited):
-            if (change.step, change.call) == (step, call) and change.acted:
-                self._inherited.remove(change.key)
-                return change
-        return None
+        if found := self._inherited_of(call, step):
+            self._inherited.remove(found.key)
+        return found
 
-    async def _settled(self, change: Change) -> Change:
-        if change.state == "done" or await self.settle(change):
-            return self.journal.state.changes[change.key]
-        self.journal.append(ev.ChangeFailed(key=change.key, error="NotMade", why="re-read: it does not hold"))
-        return await self._made(change.call, change.step)
+    def _inherited_of(self, call: Call, step: str) -> Change | None:
+        changes = [self.journal.known.changes[key] for key in self._inherited]
+        return next((c for c in changes if (c.step, c.call) == (step, call) and (c.acted or c.why == _NOT_MADE)), None)
+
+    async def _settled(self, change: Change, step: StepSpec) -> Change:
+        """Return what was made before; what was not is made again under the key of its first attempt."""
+        if change.state == "done" or (change.in_doubt and await self.settle(change)):
+            return self.journal.known.changes[change.key]
+        if change.in_doubt:
+            self.journal.append(ev.ChangeFailed(key=change.key, error="NotMade", why=_NOT_MADE))
+        return await self._made(change.call, step, repeats=change.repeats or change.key)
 
     def _replayed(self, call: Call, step: str) -> Change:
-        recorded, done = self.tape.change(call)
-        fields = recorded.model_dump(exclude={"kind", "undoes", "key", "step"})
+        recorded, done = self.observer.tape.change(call)
+        fields = recorded.model_dump(exclude={"kind", "undoes", "key", "step", "repeats", "approval", "token"})
         key = self._key(step)
         self.journal.append(ev.ChangePlanned(key=key, step=step, **fields))
-        change = self.journal.state.changes[key]
+        change = self.journal.known.changes[key]
         change.after = done.after if done else None
         return change
 
     def _key(self, step: str) -> str:
-        return f"{self.journal.run}/{step}/{len(self.journal.state.changes)}"
+        return f"{self.journal.run}/{step}/{len(self.journal.known.changes)}"
 
-    async def _made(self, call: Call, step: str, undoes: str = "") -> Change:
+    async def _made(self, call: Call, step: StepSpec | str, undoes: str = "", repeats: str = "") -> Change:
+        """Hold the target, look at it, have the plan approved, write it down, do it, read it back."""
+        adapter = self.world.capability(call.capability)
+        token, draft, approval = await self._agreed(adapter, call, step)
+        name = step if isinstance(step, str) else self._step(call).name  # again: others are made at the same time
+        key, plan = self._key(name), draft.pop("plan")
+        draft.pop("waits")
+        if self.mode == "dry_run":
+            self.journal.append(ev.ChangePlanned(key=key, step=name, **draft))
+        else:
+            more = {"undoes": undoes, "repeats": repeats, "approval": approval, "token": token}
+            guard = None if isinstance(step, str) else partial(_refuse_stopped, call)
+            self.journal.append(ev.ChangeIntended(key=key, step=name, **draft, **more), guard)
+            await self._applied(adapter, self.journal.known.changes[key], plan, token)
+        return self.journal.known.changes[key]
+
+    async def _draft(self, call: Call) -> dict[str, Any]:
+        """Read the target and plan the change."""
         adapter = self.world.capability(call.capability)
         before = await self._state(adapter, call) | self._as_planned(call)
         plan = adapter.plan(call, before)
-        if not undoes:
-            self._step(call)  # again: changes that are made at once see each other only here
-        key = self._key(step)
-        facts: dict[str, Any] = {
-            "key": key, "step": step, "call": call, "before": before, "after": plan.after, "differs": plan.differs,
-            "inverse": _inverse(call, plan), "irreversible": plan.irreversible,
+        return {
+            "call": call, "before": before, "after": plan.after, "differs": plan.differs,
+            "inverse": _inverse(call, plan), "irreversible": plan.irreversible, "waits": plan.waits, "plan": plan,
         }  # fmt: skip
-        if self.mode == "dry_run":
-            self.journal.append(ev.ChangePlanned(**facts))
-        else:
-            self.journal.append(ev.ChangeIntended(**facts, undoes=undoes))
-            await self._applied(adapter, call, key, plan, before)
-        return self.journal.state.changes[key]
+
+    async def _agreed(self, adapter: Capability, call: Call, step: StepSpec | str) -> tuple[int, dict[str, Any], str]:
+        """Hold the target and plan the change until the plan needs no approval or has one: the world may move."""
+        while True:
+            token = 0 if self.mode == "dry_run" else await self._hold(adapter, call)
+            draft = await self._draft(call)
+            if isinstance(step, str):
+                return token, draft, ""
+            _refuse_stopped(call, self.journal.known)
+            if self.permits.asking:
+                await self.permits.answered()
+                continue
+            item = item_of(draft)
+            if self.mode == "dry_run" or not self.permits.needed(step, [item]):
+                return token, draft, ""
+            (approval,) = self.permits.covering(step, [item])
+            if approval:
+                return token, draft, approval
+            await self.permits.ask(step, lambda: self._look([call]))
 
     def _as_planned(self, call: Call) -> dict[str, Any]:
         """What the steps before would have changed on this target, in a dry run."""
-        planned = [c for c in self.journal.state.changes.values() if c.state == "planned"]
+        planned = [c for c in self.journal.known.changes.values() if c.state == "planned"]
         same = [c for c in planned if (c.call.capability, c.call.target) == (call.capability, call.target)]
         return {key: value for change in same for key, value in change.planned.items()}
+
+    async def _hold(self, adapter: Capability, call: Call) -> int:
+        """Hold the target, and shut out whoever held it before: also a process that sleeps and wakes up later."""
+        token = await self.targets.hold(call.target)
+        mark = (call.capability, call.target, token)
+        if token > 1 and mark not in self._announced:
+            try:
+                await read_safely(lambda: adapter.fence(call.target, token), self.journal.clock, call.capability)
+            except Refused as error:
+                raise Fenced(f"{call.target} is acted on by somebody with a newer lease: {error.what}") from error
+            self._announced.add(mark)
+        return token
+
+    def _waits(self, target: str, lease: Lease) -> None:
+        run = lease.holder.partition("/")[0]
+        until = lease.until.isoformat(timespec="microseconds")
+        if not self.permits.asking:  # then it waits for people, too, and that is what is shown
+            self.journal.append(ev.LeaseAwaited(target=target, holder=run, until=until))
+        self.terms.say("⏸", f"waits for {target}: {words(lease)}; then it goes on")
 
     async def _state(self, adapter: Capability, call: Call) -> dict[str, Any]:
         return await read_safely(lambda: adapter.state(call.target), self.journal.clock, call.capability)
 
-    async def _applied(self, adapter: Capability, call: Call, key: str, plan: Plan, before: dict[str, Any]) -> None:
-        """Apply a change that is journaled as intended, and journal what became of it, whatever happens."""
-        began = self.journal.clock.monotonic()
+    @contextmanager
+    def _effect(self) -> Iterator[None]:
+        """Mark that a change is being made or settled, so that nobody is asked in the middle of it."""
+        self._under_way += 1
         try:
-            already = _holds(plan, before)
-            after = before if already else await self._apply_and_verify(adapter, call, key, plan)
-        except (Refused, Unreachable, NotFound) as error:
-            self.journal.append(ev.ChangeFailed(key=key, error=type(error).__name__, why=error.what))
-            raise
-        except BaseException as error:
-            why = error.what if isinstance(error, StepUnknown) else f"{type(error).__name__}: {error}".rstrip(": ")
-            self.journal.append(ev.ChangeUnknown(key=key, error=type(error).__name__, why=why))
-            raise
-        took = self.journal.clock.monotonic() - began
-        self.journal.append(ev.ChangeDone(key=key, how="already" if already else "applied", after=after, seconds=took))
+            yield
+        finally:
+            self._under_way -= 1
 
-    async def _apply_and_verify(self, adapter: Capability, call: Call, key: str, plan: Plan) -> dict[str, Any]:
+    async def _applied(self, adapter: Capability, change: Change, plan: Plan, token: int) -> None:
+        """Apply a change that is journaled as intended, and journal what became of it, whatever happens."""
+        began, key = self.journal.clock.monotonic(), change.key
+        with self._effect():
+            try:
+                already = _holds(plan, change.before)
+                after = change.before if already else await self._apply_and_verify(adapter, change, plan, token)
+            except (Refused, Unreachable, NotFound, Fenced) as error:
+                self.journal.append(ev.ChangeFailed(key=key, error=type(error).__name__, why=error.what))
+                raise
+            except BaseException as error:
+                why = error.what if isinstance(error, StepUnknown) else f"{type(error).__name__}: {error}".rstrip(": ")
+                self.journal.append(ev.ChangeUnknown(key=key, error=type(error).__name__, why=why))
+                raise
+            how = "already" if already else "applied"
+            took = self.journal.clock.monotonic() - began
+            self.journal.append(ev.ChangeDone(key=key, how=how, after=after, seconds=took))
+
+    async def _apply_and_verify(self, adapter: Capability, change: Change, plan: Plan, token: int) -> dict[str, Any]:
+        self.targets.check(change.call.target, token)
         try:
-            await adapter.apply(call, key)
+            await adapter.apply(change.call, change.repeats or change.key, token)
         except MayHaveActed as error:
-            return await self._verified(adapter, call, plan, f" ({error.what})")
-        return await self._verified(adapter, call, plan, "")
+            return await self._verified(adapter, change.call, plan, f" ({error.what})")
+        return await self._verified(adapter, change.call, plan, "")
 
     async def _verified(self, adapter: Capability, call: Call, plan: Plan, doubt: str) -> dict[str, Any]:
         """Read the world until the change shows in it."""
@@ -278,6 +366,22 @@ class Gate:
         raise StepUnknown(f"{call} did not show within {human(VERIFY_S)}{doubt}; the target is {state}.")
 
 
+def _refuse_stopped(call: Call, state: RunState) -> None:
+    """Begin no change after somebody has asked the run to stop."""
+    if state.cancel:
+        raise Cancelled(f"{call} was not begun: {state.cancel}.")
+
+
+def _last_attempts(changes: Iterable[Change]) -> list[str]:
+    """List the keys of changes in the order of their first attempts; of several attempts, the last one's."""
+    return list({change.repeats or change.key: change.key for change in changes}.values())
+
+
+def _same(plan: Plan, before: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    """Whether everything that a plan moves is as it was before."""
+    return all(state.get(key) == before.get(key) for key in (*plan.after, *plan.differs))
+
+
 def _holds(plan: Plan, state: Mapping[str, Any]) -> bool:
     """Whether a state is what a plan wants."""
     same = all(state.get(key) == value for key, value in plan.after.items())
@@ -289,17 +393,3 @@ def _inverse(call: Call, plan: Plan) -> Call | None:
         return None
     name, arguments = plan.undo
     return Call(capability=call.capability, action=name, target=call.target, arguments=arguments)
-
-
-def _span(last: str) -> timedelta:
-    return timedelta(seconds=seconds(last))
-
-
-def _signal(name: str, spec: Any, data: dict[str, Any]) -> Signal:
-    frame = unpack_frame(data)
-    if "value" in frame:
-        frame["value"] = frame["value"] * spec.multiply
-    if spec.by not in frame:
-        frame[spec.by] = name
-    asked_at = datetime.fromisoformat(data["asked_at"])
-    return Signal(name, spec.unit, spec.by, frame, asked_at, seconds(spec.stale_after))

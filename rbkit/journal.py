@@ -2,14 +2,17 @@
 
 import getpass
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 
 from rbkit.clock import Clock, SystemClock
 from rbkit.entries import Entry, intact, read_event, seal_entry
-from rbkit.errors import IllegalMove, JournalBroken, NotFound
-from rbkit.events import Event
+from rbkit.errors import Fenced, IllegalMove, JournalBroken, NotFound
+from rbkit.events import Event, SessionBegan
 from rbkit.fold import RunState
-from rbkit.ports import Store
+from rbkit.machine import FROM_OUTSIDE
+from rbkit.resilience import patiently
+from rbkit.store import Store
 
 __all__ = ["AUDIT", "Journal", "existing", "operator", "verify"]
 
@@ -58,10 +61,15 @@ def _check_link(entry: Entry, place: int, prev: str, run: str) -> None:
 
 
 def _apply(state: RunState, entry: Entry) -> None:
+    """Fold an entry that came from the store: what cannot stand there was not written by rbkit."""
     try:
         state.apply(entry, read_event(entry))
     except IllegalMove as error:
         raise JournalBroken(f"Entry {entry.seq} cannot stand where it stands: {error}", seq=entry.seq) from error
+
+
+def _anything(state: RunState) -> None:
+    return
 
 
 class Journal:
@@ -73,19 +81,30 @@ class Journal:
         source: Which process writes: kernel, supervisor or cli.
         actor: Who acts; the operating system's user when not given.
         clock: Where the time comes from.
+        session: Which session of the run this process belongs to, 1 for the one that opens it; 0 for an onlooker,
+            who may only ask it to stop, approve, deny and confirm.
     """
 
-    def __init__(self, store: Store, run: str, source: str, *, actor: str = "", clock: Clock | None = None) -> None:
-        self.store, self.run, self.source = store, run, source
+    def __init__(
+        self, store: Store, run: str, source: str, *, actor: str = "", clock: Clock | None = None, session: int = 1
+    ) -> None:
+        self.store, self.run, self.source, self.session = store, run, source, session
         self.actor = (actor or operator()).encode("utf-8", "backslashreplace").decode()
         self.clock = clock or SystemClock()
         self._entries: list[Entry] = []
         self._state = RunState()
+        self._torn = False
+        self._lock = threading.RLock()
 
     @property
     def state(self) -> RunState:
         """The run's state as of now, whoever wrote last."""
         self.refresh()
+        return self._state
+
+    @property
+    def known(self) -> RunState:
+        """The run's state as this process saw it last, without asking the store."""
         return self._state
 
     @property
@@ -99,44 +118,85 @@ class Journal:
 
         Raises:
             JournalBroken: What was read does not follow what was there.
+            StoreUnavailable: The store stayed away for longer than rbkit waits.
         """
-        for entry in self.store.read(self.run, len(self._entries)):
-            place, prev = len(self._entries), self._entries[-1].hash if self._entries else ""
-            _check_link(entry, place, prev, self.run)
-            _apply(self._state, entry)
-            self._entries.append(entry)
+        with self._lock:
+            if self._torn:  # an interrupt came while an entry was taken in, which stands in the store
+                self._entries, self._state, self._torn = [], RunState(), False
+            for entry in patiently(lambda: self.store.read(self.run, len(self._entries)), self.clock):
+                _check_link(entry, len(self._entries), self._last, self.run)
+                self._torn = True
+                _apply(self._state, entry)
+                self._entries.append(entry)
+                self._torn = False
 
-    def append(self, event: Event) -> Entry:
+    @property
+    def _last(self) -> str:
+        return self._entries[-1].hash if self._entries else ""
+
+    def append(self, event: Event, guard: Callable[[RunState], None] | None = None) -> Entry:
         """Write an event durably, after everything that stands; legal or not at all.
 
         Args:
             event: What happened.
+            guard: Raises what it likes when the event must not follow the state that it is shown; nothing can be
+                written between its last look and the event.
 
         Returns:
             The entry as written.
 
         Raises:
             IllegalMove: The lifecycle does not allow it now, or it speaks of something that never began.
+            Fenced: Another process has taken the run over.
             JournalBroken: The store has lost entries that were there.
-            StoreUnavailable: It could not be written; it did not happen.
+            StoreUnavailable: It could not be written; it did not happen, or nobody can say.
         """
-        while True:
+        with self._lock:
+            while True:
+                entry = self._next(event, guard or _anything)
+                if patiently(lambda entry=entry: self.store.append(entry), self.clock):  # type: ignore[misc]
+                    return self._written(entry, event)
+                self.refresh()
+                if len(self._entries) == entry.seq:
+                    place = len(patiently(lambda: self.store.read(self.run), self.clock))
+                    raise JournalBroken(f"Entry {place} was there and is gone from the store.", seq=place)
+
+    def _next(self, event: Event, guard: Callable[[RunState], None]) -> Entry:
+        """Make the next entry if it is legal; look once more before refusing it, as others may have written."""
+        now = self.clock.now().isoformat(timespec="microseconds")
+        try:
+            self._check(event, now)
+        except (IllegalMove, Fenced):
             self.refresh()
-            self._state.check(event)
-            prev = self._entries[-1].hash if self._entries else ""
-            at = self.clock.now().isoformat(timespec="microseconds")
-            entry = seal_entry(self.run, len(self._entries), at, self.actor, self.source, event, prev)
-            written = self.store.append(entry)
-            self.refresh()
-            if written:
-                return entry
-            if len(self._entries) == entry.seq:
-                place = len(self.store.read(self.run))
-                raise JournalBroken(f"Entry {place} was there and is gone from the store.", seq=place)
+            self._check(event, now)
+        guard(self._state)
+        return seal_entry(self.run, len(self._entries), now, self.actor, self.source, event, self._last)
+
+    def _check(self, event: Event, at: str) -> None:
+        if self._state.session != self.session and not isinstance(event, SessionBegan):
+            self._check_stranger(event)
+        self._state.check(event, at, self.actor)
+
+    def _check_stranger(self, event: Event) -> None:
+        """Let an onlooker write only what anybody may say to a run, and whoever has lost the run nothing at all."""
+        if not self._state.session or (not self.session and event.move in FROM_OUTSIDE):
+            return
+        if not self.session:
+            raise IllegalMove(f"This process does not hold the run, so {event.move.replace('_', ' ')} is not possible.")
+        raise Fenced(f"The run {self.run} was taken over (session {self._state.session}, this is {self.session}).")
+
+    def _written(self, entry: Entry, event: Event) -> Entry:
+        self._torn = True
+        self._state.apply(entry, event)
+        self._entries.append(entry)
+        self._torn = False
+        if isinstance(event, SessionBegan):
+            self.session = event.session
+        return entry
 
 
 def existing(store: Store, run: str, source: str, *, actor: str = "", clock: Clock | None = None) -> Journal:
-    """Open the journal of a run that is there.
+    """Open the journal of a run that is there, as an onlooker.
 
     Args:
         store: Where it is kept.
@@ -153,7 +213,7 @@ def existing(store: Store, run: str, source: str, *, actor: str = "", clock: Clo
     if len(found) != 1:
         word = "no run" if not found else f"{len(found)} runs"
         raise NotFound(f"There is {word} {run[:80]!r}." if not found else f"{word} begin with {run[:80]!r}.")
-    return Journal(store, found[0], source, actor=actor, clock=clock)
+    return Journal(store, found[0], source, actor=actor, clock=clock, session=0)
 
 
 def _begins(runs: list[str], text: str) -> list[str]:

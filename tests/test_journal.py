@@ -3,6 +3,7 @@
 import copy
 import getpass
 import os
+import threading
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from rbkit import events as ev
 from rbkit.clock import FakeClock
 from rbkit.entries import Entry, seal_entry
-from rbkit.errors import IllegalMove, JournalBroken, NotFound, RefusedInput
+from rbkit.errors import Fenced, IllegalMove, JournalBroken, NotFound, RefusedInput, StoreUnavailable
+from rbkit.fold import RunState
 from rbkit.journal import AUDIT, Journal, existing, operator, verify
 from rbkit.stores.memory import MemoryStore
 
@@ -233,6 +235,24 @@ def test_whoever_loses_the_race_checks_again_whether_it_is_still_legal(rig):
     assert rig.kinds() == ["run_opened", "run_closed"]
 
 
+def test_a_guard_sees_everything_that_stands_before_the_event(rig):
+    """What another has written a moment ago is seen by the guard, and what it refuses is not written."""
+    rig.store = Racing()
+    journal = rig.open().journal
+    seen: list[str] = []
+
+    def guard(state: RunState) -> None:
+        seen.append(state.cancel)
+        if state.cancel:
+            raise NotFound("Enough.")
+
+    journal.append(ev.StepSkipped(step="a", why=""), guard)
+    rig.store.rival = rig.journal(source="cli")
+    with pytest.raises(NotFound, match="Enough"):
+        journal.append(ev.StepSkipped(step="b", why=""), guard)
+    assert seen == ["", "", "first"] and rig.kinds()[1:] == ["step_skipped", "cancel_requested"]
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -267,6 +287,243 @@ def test_reading_on_checks_what_others_wrote(rig):
     with pytest.raises(JournalBroken, match="Entry 1 does not follow the entry before it"):
         _ = journal.state
     assert Journal(rig.store, "none", "cli").entries == []
+
+
+def taken_over(rig, session: int, purpose: ev.Purpose = "resume") -> Journal:
+    """Take the run over as one more process does that has looked at it as an onlooker."""
+    journal = Journal(rig.store, RUN, "cli", actor="os:other", clock=rig.clock, session=0)
+    journal.append(ev.SessionBegan(session=session, purpose=purpose, host="h", pid=2))
+    return journal
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ev.StepDone(step="work", result=None, seconds=1),
+        ev.Asked(name="q", prompt="q", options=["y"], default="y"),
+        ev.CancelRequested(reason="interrupted"),
+        ev.RunClosed(outcome="failed", reason=""),
+    ],
+    ids=lambda event: event.kind,
+)
+@pytest.mark.parametrize("purpose", ["resume", "roll_back", "abandon", "interruption"])
+def test_whoever_has_lost_the_run_writes_nothing_any_more(rig, event, purpose):
+    """A process of an older session is fenced even if it has not looked since, and also when it asks for a stop."""
+    old = rig.started().journal
+    taken_over(rig, 2, purpose)
+    kinds = rig.kinds()
+    for _ in range(2):
+        with pytest.raises(Fenced, match=r"was taken over \(session 2, this is 1\)"):
+            old.append(event)
+    assert rig.kinds() == kinds
+
+
+def test_whoever_takes_a_run_over_writes_in_its_name_until_the_next_one_does(rig):
+    """The newest session writes, and each one before it is fenced; tokens may leave numbers out."""
+    first = rig.open().journal
+    second = taken_over(rig, 2)
+    second.append(ev.StepSkipped(step="a", why=""))
+    third = taken_over(rig, 7)
+    third.append(ev.StepSkipped(step="b", why=""))
+    for journal in (first, second):
+        with pytest.raises(Fenced, match="session 7"):
+            journal.append(ev.StepSkipped(step="c", why=""))
+    assert (third.session, third.state.session, list(third.state.steps)) == (7, 7, ["a", "b"])
+
+
+@pytest.mark.parametrize("session", [1, 2, 3])
+def test_a_session_that_is_not_newer_does_not_begin(rig, session):
+    """A lower or equal number is refused, and the process stays what it was."""
+    rig.open()
+    taken_over(rig, 3)
+    late = Journal(rig.store, RUN, "cli", clock=rig.clock, session=0)
+    with pytest.raises(IllegalMove, match=f"Session {session} is not newer than session 3"):
+        late.append(ev.SessionBegan(session=session, purpose="resume", host="h", pid=3))
+    assert late.session == 0 and rig.journal().state.session == 3
+
+
+def test_of_two_that_begin_a_session_at_once_one_loses(rig):
+    """Whoever is second by a moment sees the other's session before its own is written."""
+    rig.store = Racing()
+    rig.open()
+    rig.store.rival = rival = Journal(rig.store, RUN, "cli", clock=rig.clock, session=0)
+    begun = ev.SessionBegan(session=2, purpose="resume", host="h", pid=2)
+    rival.append = lambda event: Journal.append(rival, begun)
+    with pytest.raises(IllegalMove, match="Session 2 is not newer"):
+        Journal(rig.store, RUN, "cli", clock=rig.clock, session=0).append(begun.model_copy(update={"pid": 3}))
+    assert rig.kinds() == ["run_opened", "session_began"] and rival.session == 2
+
+
+def test_an_onlooker_says_only_what_anybody_may_say(rig):
+    """Whoever does not hold the run may ask it to stop, but neither act in its name nor end it."""
+    rig.started()
+    onlooker = existing(rig.store, RUN, "cli", clock=rig.clock)
+    for event in (ev.StepDone(step="work", result=None, seconds=1), ev.RunClosed(outcome="failed", reason="")):
+        with pytest.raises(IllegalMove, match="does not hold the run, so (step done|run closed failed) is not"):
+            onlooker.append(event)
+    onlooker.append(ev.CancelRequested(reason="enough"))
+    assert rig.kinds() == ["run_opened", "step_started", "cancel_requested"]
+
+
+class Away(MemoryStore):
+    """A store that is away for a while, and may have written nevertheless."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self.clock, self.until, self.writes, self.tries = clock, 0.0, False, 0
+
+    def _answer(self) -> None:
+        self.tries += 1
+        if self.clock.monotonic() < self.until:
+            raise StoreUnavailable("The store is away.")
+
+    def append(self, entry: Entry) -> bool:
+        """Write, or not, and answer, or not."""
+        written = super().append(entry) if self.writes else False
+        self._answer()
+        return written or super().append(entry)
+
+    def read(self, run: str, start: int = 0) -> list[Entry]:
+        """Read, when it is there."""
+        self._answer()
+        return super().read(run, start)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_store_that_is_away_for_ten_seconds_costs_nothing_but_time(rig, writes):
+    """An entry is written once, whether the tries that failed have written it or not, and reading waits, too."""
+    store = rig.store = Away(rig.clock)
+    journal = rig.open().journal
+    store.until, store.writes = 10.0, writes
+    entry = journal.append(ev.CancelRequested(reason="enough"))
+    assert 10 <= rig.clock.monotonic() < 12 and store.tries > 5
+    store.until = rig.clock.monotonic() + 10
+    assert journal.state.cancel == "enough"
+    assert [found.hash for found in journal.entries][1:] == [entry.hash]
+    assert verify(rig.store.read(RUN)).cancel == "enough"
+
+
+class Hurried(MemoryStore):
+    """A store that writes, lets somebody else write after it, and then does not answer; once."""
+
+    rival: Journal | None = None
+
+    def append(self, entry: Entry) -> bool:
+        """Write; answer unless the rival has written meanwhile."""
+        written = super().append(entry)
+        rival, self.rival = self.rival, None
+        if rival:
+            rival.append(ev.CancelRequested(reason="second"))
+            raise StoreUnavailable("The store is away.")
+        return written
+
+
+def test_another_may_write_after_an_entry_that_was_in_doubt(rig):
+    """An entry that stands although its try failed stays where it is, though another was written after it."""
+    store = rig.store = Hurried()
+    journal, store.rival = rig.open().journal, rig.journal(source="cli")
+    assert journal.append(ev.CancelRequested(reason="first")).seq == 1
+    assert [event["reason"] for event in rig.events("cancel_requested")] == ["first", "second"]
+    assert journal.append(ev.CancelRequested(reason="third")).seq == 3
+    verify(journal.entries)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_store_that_stays_away_is_said_to_be_away(rig, writes):
+    """After fifteen seconds it is an error; what was in doubt is seen as soon as the store is back."""
+    store = rig.store = Away(rig.clock)
+    journal = rig.open().journal
+    store.until, store.writes = 1e9, writes
+    with pytest.raises(StoreUnavailable):
+        journal.append(ev.CancelRequested(reason="first"))
+    assert 15 <= rig.clock.monotonic() < 20
+    store.until = 0.0
+    journal.append(ev.CancelRequested(reason="second"))
+    assert [event["reason"] for event in rig.events("cancel_requested")] == ["first", "second"][not writes :]
+    verify(journal.entries)
+
+
+@pytest.mark.parametrize("place", ["before it was folded", "after it was folded", "when it was written"])
+def test_an_interrupt_at_any_place_leaves_the_journal_whole(rig, monkeypatch, place):
+    """Ctrl-C while an entry is written leaves neither half an entry nor one that counts twice."""
+    rig.store = Interrupting()
+    journal = rig.started().journal
+    call = ev.Call(capability="c", action="a", target="t")
+    event = ev.ChangeIntended(key="k", step="work", call=call, before={}, after={}, inverse=None)
+    apply, left = RunState.apply, ["once"]
+
+    def interrupted(state: RunState, entry: Entry, event: ev.Event) -> None:
+        if place == "after it was folded":
+            apply(state, entry, event)
+        if left:
+            left.pop()
+            raise KeyboardInterrupt
+        apply(state, entry, event)
+
+    with monkeypatch.context() as patch:
+        if place == "when it was written":
+            rig.store.interrupts = True
+        else:
+            patch.setattr(RunState, "apply", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            journal.append(event)
+    journal.append(ev.ChangeDone(key="k", how="applied", after={}, seconds=1.0))
+    assert [entry.seq for entry in journal.entries] == [0, 1, 2, 3]
+    assert journal.state == verify(rig.store.read(RUN)) == rig.journal().state
+    assert rig.kinds()[2:] == ["change_intended", "change_done"]
+
+
+class Interrupting(MemoryStore):
+    """A store that is interrupted once, just after it has written."""
+
+    interrupts = False
+
+    def append(self, entry: Entry) -> bool:
+        """Write, and be interrupted."""
+        written = super().append(entry)
+        if self.interrupts:
+            self.interrupts = False
+            raise KeyboardInterrupt
+        return written
+
+
+def test_a_reader_that_was_interrupted_reads_on(rig, monkeypatch):
+    """Ctrl-C while others' entries are read does not leave a state in which one counts twice."""
+    journal, other = rig.open().journal, rig.journal(source="cli")
+    for word in "ab":
+        other.append(ev.Answered(name=word, answer=word, how="operator"))
+    apply, left = RunState.apply, [1, 2]
+
+    def interrupted(state: RunState, entry: Entry, event: ev.Event) -> None:
+        apply(state, entry, event)
+        if left and left.pop() == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunState, "apply", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        journal.refresh()
+    assert journal.state == verify(rig.store.read(RUN))
+    assert [moment.event.kind for moment in journal.state.timeline] == ["run_opened", "answered", "answered"]
+
+
+def test_two_threads_may_share_a_journal(rig):
+    """Entries of two threads of one process, and of another process, all stand, each once."""
+    journal, other = rig.open().journal, rig.journal(source="cli")
+    start = threading.Barrier(3)
+
+    def write(shared: Journal, name: str) -> None:
+        start.wait(10)
+        for number in range(30):
+            shared.append(ev.Answered(name=f"{name}{number}", answer=name, how="operator"))
+            assert f"{name}{number}" in shared.known.answers
+
+    threads = [threading.Thread(target=write, args=(j, n)) for j, n in ((journal, "a"), (journal, "b"), (other, "c"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(verify(rig.store.read(RUN)).answers) == 90
+    assert journal.state == other.state == verify(journal.entries)
 
 
 def test_the_actor_is_whoever_is_at_the_keyboard(monkeypatch):
