@@ -1,10 +1,10 @@
 """The effect gate: the only way a notebook reaches the world. Every effect is journaled before and after."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,44 +26,25 @@ from rbkit.errors import (
 from rbkit.events import Call, Json, Mode
 from rbkit.fold import RunState
 from rbkit.journal import Journal
-from rbkit.leases import LEASE_S, Targets, new_holder, words
+from rbkit.leases import Targets, new_holder, words
 from rbkit.observing import Observer
 from rbkit.permits import Permits
-from rbkit.policy import ApprovalRules
 from rbkit.ports import Capability, Plan, World
 from rbkit.progress import Change
 from rbkit.resilience import read_safely
 from rbkit.signal import Signal
 from rbkit.store import Lease
 from rbkit.tape import Tape
+from rbkit.terms import Terms
 from rbkit.values import human
 
-__all__ = ["Gate", "Terms", "current_step"]
+__all__ = ["Gate", "current_step"]
 
 current_step: ContextVar[StepSpec | None] = ContextVar("current_step", default=None)
 VERIFY_S = 20.0
 """How long a change may take to show in the world, seconds."""
 _POLL_S = 0.2
 _NOT_MADE = "read again by the process that took the run over: it does not hold"
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """On which terms a gate lets changes through.
-
-    Args:
-        rules: What the environment file says of approvals.
-        holder: In whose name targets are held; a new one when empty.
-        lease_s: How long a lease lasts unless it is renewed, seconds.
-        on_disk: Returns the digest of the runbook's file as it is now.
-        say: Shows one line: a glyph and a text.
-    """
-
-    rules: ApprovalRules = field(default_factory=ApprovalRules)
-    holder: str = ""
-    lease_s: float = LEASE_S
-    on_disk: Callable[[], str] = str
-    say: Callable[[str, str], None] = lambda glyph, text: None
 
 
 class Gate:
@@ -227,9 +208,7 @@ class Gate:
         """Return what was made before; what was not is made again under the key of its first attempt."""
         if change.state == "done" or (change.in_doubt and await self.settle(change)):
             return self.journal.known.changes[change.key]
-        if change.in_doubt:
-            self.journal.append(ev.ChangeFailed(key=change.key, error="NotMade", why=_NOT_MADE))
-        return await self._made(change.call, step, repeats=change.repeats or change.key)
+        return await self._made(change.call, step, repeats=change)
 
     def _replayed(self, call: Call, step: str) -> Change:
         recorded, done = self.observer.tape.change(call)
@@ -243,17 +222,30 @@ class Gate:
     def _key(self, step: str) -> str:
         return f"{self.journal.run}/{step}/{len(self.journal.known.changes)}"
 
-    async def _made(self, call: Call, step: StepSpec | str, undoes: str = "", repeats: str = "") -> Change:
+    def _shows_late(self, doubt: Change, draft: dict[str, Any]) -> bool:
+        """Settle a doubt by the look that plans the change again, too: it may have come true between two looks."""
+        if not doubt.in_doubt:
+            return False
+        late = _holds(Plan(doubt.planned, doubt.differs), draft["before"])
+        after = {"how": "settled", "after": draft["before"], "seconds": 0.0}
+        failed = ev.ChangeFailed(key=doubt.key, error="NotMade", why=_NOT_MADE)
+        self.journal.append(ev.ChangeDone(key=doubt.key, **after) if late else failed)
+        return late
+
+    async def _made(self, call: Call, step: StepSpec | str, undoes: str = "", repeats: Change | None = None) -> Change:
         """Hold the target, look at it, have the plan approved, write it down, do it, read it back."""
         adapter = self.world.capability(call.capability)
         token, draft, approval = await self._agreed(adapter, call, step)
+        if repeats and self._shows_late(repeats, draft):
+            return self.journal.known.changes[repeats.key]
+        first = (repeats.repeats or repeats.key) if repeats else ""
         name = step if isinstance(step, str) else self._step(call).name  # again: others are made at the same time
         key, plan = self._key(name), draft.pop("plan")
         draft.pop("waits")
         if self.mode == "dry_run":
             self.journal.append(ev.ChangePlanned(key=key, step=name, **draft))
         else:
-            more = {"undoes": undoes, "repeats": repeats, "approval": approval, "token": token}
+            more = {"undoes": undoes, "repeats": first, "approval": approval, "token": token}
             guard = None if isinstance(step, str) else partial(_refuse_stopped, call)
             self.journal.append(ev.ChangeIntended(key=key, step=name, **draft, **more), guard)
             await self._applied(adapter, self.journal.known.changes[key], plan, token)

@@ -15,7 +15,8 @@ from rbkit.resilience import patiently
 from rbkit.store import Lease, Store
 
 __all__ = [
-    "Keeper", "Targets", "lease_of", "new_holder", "process", "run_lease", "take", "take_when_free", "words",
+    "Keeper", "Targets", "kernel_of", "lease_of", "new_holder", "process", "run_lease", "take", "take_when_free",
+    "words",
 ]  # fmt: skip
 
 LEASE_S = 15.0
@@ -31,6 +32,11 @@ def run_lease(run: str) -> str:
 def new_holder(run: str) -> str:
     """Name this process as the holder of a run and its targets; no two processes are named so."""
     return f"{run}/{platform.node()}/{os.getpid()}/{secrets.token_hex(3)}"
+
+
+def kernel_of(holder: str) -> str:
+    """Name the kernel of a supervisor as the holder of targets: not the supervisor, which shuts it out at its end."""
+    return f"{holder}/kernel"
 
 
 def process(holder: str) -> str:
@@ -70,7 +76,8 @@ def take(store: Store, run: str, holder: str, clock: Clock, ttl_s: float = LEASE
     if lease.holder != holder:
         raise Held(f"Run {run} is {words(lease)}.", todo=f"It is alive: `rbkit cancel {run}` stops and rolls back.")
     if before and before.holder != holder:
-        patiently(lambda: store.release(before.holder), clock)  # should it wake up, it must not renew its targets
+        for dead in (before.holder, kernel_of(before.holder)):  # should it wake up, it must not renew its targets
+            patiently(lambda dead=dead: store.release(dead), clock)  # type: ignore[misc]
     return lease
 
 

@@ -9,19 +9,13 @@ from rbkit import events as ev
 from rbkit.contract import CheckSpec
 from rbkit.events import Verdict4
 from rbkit.gate import Gate
+from rbkit.stepping import INTERRUPTED, Line
 from rbkit.values import human
 
 __all__ = ["Measured", "measure"]
 
 AGAIN_S = 2.0
 """Seconds between two measurements of a postcondition."""
-
-
-class Line(Protocol):
-    """Shows one line."""
-
-    def line(self, glyph: str, text: str) -> None:
-        """Show one line."""
 
 
 class Measured(Protocol):
@@ -32,7 +26,7 @@ class Measured(Protocol):
         """The way to the world."""
 
     @property
-    def screen(self) -> Any:
+    def screen(self) -> Line:
         """Where progress is shown."""
 
     async def fail(self, error: errors.RunEnded) -> errors.RunEnded:
@@ -52,8 +46,12 @@ async def measure(run: Measured, spec: CheckSpec, check: Callable[[], Awaitable[
 
     Raises:
         CheckFailed: A postcondition did not pass, or a precondition could not be established.
+        Cancelled: Somebody stopped it.
     """
     journal = run.gate.journal
+    if _kept(run, spec):
+        run.screen.line("✓", f"{spec.name}: passed before the first change, kept")
+        return True
     reason = _not_measured(run, spec)
     if reason:
         journal.append(ev.CheckSkipped(name=spec.name, phase=spec.phase, why=reason))
@@ -61,14 +59,41 @@ async def measure(run: Measured, spec: CheckSpec, check: Callable[[], Awaitable[
         return False
     journal.append(ev.CheckStarted(name=spec.name, phase=spec.phase, sentence=spec.sentence))
     began = journal.clock.monotonic()
-    verdict, why = await _until_passed(run, spec, check, began)
-    took = journal.clock.monotonic() - began
-    journal.append(ev.CheckEnded(name=spec.name, phase=spec.phase, verdict=verdict, why=why, seconds=took))
-    run.screen.line(_GLYPHS[verdict], f"{spec.name}: {verdict}: {why} ({human(took)})")
+    try:
+        verdict, why = await _until_passed(run, spec, check, began)
+    except (KeyboardInterrupt, asyncio.CancelledError) as error:
+        raise await _interrupted(run, spec, began) from error
+    _ended(run, spec, verdict, why, began)
     return await _consequence(run, spec, verdict, why)
 
 
 _GLYPHS = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?", "ERROR": "✗"}
+
+
+def _ended(run: Measured, spec: CheckSpec, verdict: Verdict4, why: str, began: float) -> None:
+    journal = run.gate.journal
+    took = journal.clock.monotonic() - began
+    journal.append(ev.CheckEnded(name=spec.name, phase=spec.phase, verdict=verdict, why=why, seconds=took))
+    run.screen.line(_GLYPHS[verdict], f"{spec.name}: {verdict}: {why} ({human(took)})")
+
+
+async def _interrupted(run: Measured, spec: CheckSpec, began: float) -> errors.RunEnded:
+    """End a run whose check was interrupted: what it would have said is not known."""
+    _ended(run, spec, "INCONCLUSIVE", INTERRUPTED, began)
+    if not (stop := run.gate.journal.state.cancel):
+        run.gate.journal.append(ev.CancelRequested(reason=INTERRUPTED))
+    return await run.fail(
+        errors.Cancelled(f"{spec.phase.capitalize()} {spec.name} was stopped: {stop or INTERRUPTED}.")
+    )
+
+
+def _kept(run: Measured, spec: CheckSpec) -> bool:
+    """Whether a resumed run keeps a precondition: it passed, and what has been done since would now be measured."""
+    state = run.gate.journal.state
+    known = state.checks.get(spec.name)
+    acted = any(change.acted for change in state.changes.values())
+    passed = known is not None and known.verdict == "PASS"
+    return run.gate.mode == "resume" and spec.phase == "precondition" and passed and acted
 
 
 def _not_measured(run: Measured, spec: CheckSpec) -> str:
@@ -101,8 +126,8 @@ async def _until_passed(
 
 
 async def _once(run: Measured, spec: CheckSpec, check: Callable[[], Awaitable[Any]]) -> tuple[Verdict4, str]:
-    run.gate.weak.clear()
-    run.gate.evidence.clear()
+    run.gate.observer.weak.clear()
+    run.gate.observer.evidence.clear()
     try:
         async with asyncio.timeout(spec.within_s):
             answer = await check()
@@ -110,15 +135,17 @@ async def _once(run: Measured, spec: CheckSpec, check: Callable[[], Awaitable[An
         return "INCONCLUSIVE", f"not measured within {human(spec.within_s)}"
     except errors.AdapterError as error:
         return "INCONCLUSIVE", str(error)
-    except Exception as error:  # noqa: BLE001 - whatever a notebook's check raises is a verdict, never a pass
+    except Exception as error:  # whatever a notebook's check raises is a verdict, never a pass
+        if run.gate.journal.state.finished:
+            raise  # the run has ended inside the check, so nothing more can be said of it
         return "ERROR", f"{type(error).__name__}: {error}"
     return _judge(answer, run.gate, spec)
 
 
 def _judge(answer: Any, gate: Gate, spec: CheckSpec) -> tuple[Verdict4, str]:
-    if gate.weak:
-        return "INCONCLUSIVE", "; ".join(dict.fromkeys(gate.weak))
+    if gate.observer.weak:
+        return "INCONCLUSIVE", "; ".join(dict.fromkeys(gate.observer.weak))
     if type(answer).__name__ not in {"bool", "bool_"}:
         return "ERROR", f"{spec.name} returned {answer!r:.80} instead of True or False"
-    seen = "; ".join(gate.evidence)
+    seen = "; ".join(gate.observer.evidence)
     return ("PASS", seen or "holds") if answer else ("FAIL", f"does not hold{f': {seen}' if seen else ''}")

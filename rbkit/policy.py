@@ -129,7 +129,7 @@ def outcome_of(state: RunState) -> Outcome:
     Returns:
         unknown while something may have acted, needs_operator while something is left to undo, aborted when
         somebody stopped it or denied a change, rolled_back when changes were undone or somebody had asked for that
-        and nothing stands, else failed or needs_operator.
+        and nothing that can be undone is left, else failed or needs_operator.
     """
     if any(change.in_doubt and not change.undone for change in state.changes.values() if not change.undoes):
         return "unknown"
@@ -137,13 +137,9 @@ def outcome_of(state: RunState) -> Outcome:
         return "needs_operator"
     if state.cancel or state.denied:
         return "aborted"
-    if state.rollback and (state.rollback.undone or (state.purpose == "roll_back" and not _stands(state))):
+    if state.rollback and (state.rollback.undone or (state.purpose == "roll_back" and not state.rollback.left)):
         return "rolled_back"
     return "needs_operator" if _asks_for_operator(state) else "failed"
-
-
-def _stands(state: RunState) -> bool:
-    return bool(to_undo(state.changes.values()))
 
 
 def _asks_for_operator(state: RunState) -> bool:

@@ -1,28 +1,34 @@
 """The object that a notebook holds: observe, decide, change in steps, check, close."""
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, Protocol
 
 from rbkit import errors
 from rbkit import events as ev
+from rbkit.confirming import confirmed
 from rbkit.contract import CheckSpec, Contract, StepSpec
-from rbkit.decide import Verdict, decide, load_rules
-from rbkit.ending import end
-from rbkit.events import Call, Phase
+from rbkit.decide import Verdict
+from rbkit.deciding import Decider
+from rbkit.ending import ENDING, end, standing
+from rbkit.events import Phase
 from rbkit.fold import RunState
-from rbkit.gate import Gate
+from rbkit.gate import Gate, current_step
+from rbkit.handle import Handle
 from rbkit.marks import check_spec, step_of
 from rbkit.measure import measure
 from rbkit.policy import lacking
 from rbkit.ports import World
+from rbkit.rolling import Rails, Rolled, roll
 from rbkit.signal import Signal
-from rbkit.stepping import Stepper, run_step
-from rbkit.values import nearest
+from rbkit.stepping import INTERRUPTED, Stepper, Work, run_step
+from rbkit.values import seconds
 
-__all__ = ["Handle", "Run", "Screen"]
+__all__ = ["Run", "Screen"]
 
 
 class Screen(Protocol):
@@ -38,48 +44,6 @@ class Screen(Protocol):
         """Show how the run ended."""
 
 
-class Handle:
-    """A capability as a notebook uses it: reads and changes go through the gate.
-
-    Args:
-        gate: The gate.
-        name: The capability's name in the environment file.
-    """
-
-    def __init__(self, gate: Gate, name: str) -> None:
-        self._gate, self._name = gate, name
-        self._adapter = gate.world.capability(name)
-
-    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
-        """Return a read or a change of the capability by its name."""
-        reads, actions = self._adapter.methods("read"), self._adapter.methods("action")
-        if method in reads:
-            return lambda *args, **named: self._gate.read(self._name, method, self._named(method, args, named))
-        if method in actions:
-            return lambda target, **named: self._gate.change(
-                Call(capability=self._name, action=method, target=_target(target), arguments=named)
-            )
-        if method.startswith("_"):
-            raise AttributeError(method)
-        raise errors.NotFound(f"{self._name} has no {method!r}.{nearest(method, reads + actions)}")
-
-    def __dir__(self) -> list[str]:
-        """List reads and changes, for completion."""
-        return self._adapter.methods("read") + self._adapter.methods("action")
-
-    def _named(self, method: str, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-        import inspect
-
-        bound = inspect.signature(getattr(self._adapter, method)).bind(*args, **named)
-        return dict(bound.arguments)
-
-
-def _target(target: Any) -> str:
-    if not isinstance(target, str) or not target:
-        raise errors.GuardRail(f"A change needs the name of its target, not {target!r}.")
-    return target
-
-
 class Run:
     """One run of a runbook.
 
@@ -88,20 +52,22 @@ class Run:
         complete: Whether the contract was read from the whole notebook.
         parameters: The checked values.
         gate: The way to the world.
-        approvals: Approvals by risk, from the environment file.
         rules: The folder with the rule sets.
         screen: Where the run shows itself.
         fresh_world: Makes a world of its own for another event loop.
+        attended: Whether somebody is at the keyboard who can be asked.
     """
 
     def __init__(
-        self, contract: Contract, *, complete: bool, parameters: Mapping[str, Any], gate: Gate,
-        approvals: Mapping[str, int], rules: Path, screen: Screen, fresh_world: Callable[[], World],
+        self, contract: Contract, *, complete: bool, parameters: Mapping[str, Any], gate: Gate, rules: Path,
+        screen: Screen, fresh_world: Callable[[], World], attended: bool = False,
     ) -> None:  # fmt: skip
-        self.contract, self.complete = contract, complete
+        self.contract, self.complete, self.attended = contract, complete, attended
         self.parameters = dict(parameters)
         self.gate, self.journal, self.screen = gate, gate.journal, screen
-        self._approvals, self._rules, self._fresh_world = dict(approvals), rules, fresh_world
+        self._decider, self._fresh_world = Decider(gate, rules, self.parameters), fresh_world
+        self._works: dict[str, tuple[StepSpec, Work]] = {}
+        self._rolled: set[str] = set()
         self._steps: dict[str, StepSpec] = {step.name: step for step in contract.steps}
         self._checks: dict[str, CheckSpec] = {check.name: check for check in contract.checks}
 
@@ -134,12 +100,50 @@ class Run:
         return await self.gate.observe(name, last, values)
 
     async def gather(self, *reads: Awaitable[Any]) -> list[Any]:
-        """Make several reads at once and wait for all.
+        """Make several reads at once and wait for all; changes among them are made one after the other.
 
         Returns:
             Their results, in the order given.
+
+        Raises:
+            RunbookError: The first that failed, when all have ended.
         """
-        return list(await asyncio.gather(*reads))
+        results = await asyncio.gather(*reads, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return results
+
+    async def rolling(
+        self, action: str, targets: Iterable[str], *, max_errors: int | str = 0, at_least: int = 0,
+        healthy: Callable[[str], Awaitable[bool]] | None = None, settle: str = "30s", **arguments: Any,
+    ) -> Rolled:  # fmt: skip
+        """Make one change to many targets: one at first, then twice as many each time, within guard rails.
+
+        Args:
+            action: Capability and action, for example `services.restart`.
+            targets: The targets, frozen and shown before the first is touched; none at all is an error.
+            max_errors: How many may fail: a number, or a share such as `10%`; if the first fails, it stops.
+            at_least: How many targets must be healthy at any time.
+            healthy: Tells whether a target is healthy.
+            settle: How long a target may take to become healthy again.
+            arguments: The action's arguments.
+
+        Returns:
+            Rolled: `done`, `failed` (why, by target), `remaining`.
+
+        Raises:
+            GuardRail: A guard rail stopped it.
+            IllegalMove: It is not called from a step, or for the second time in one.
+        """
+        step = current_step.get()
+        if step is None:
+            raise errors.IllegalMove("rolling makes changes, so it belongs in a step.", todo="Use @run.step(...).")
+        if step.name in self._rolled:
+            raise errors.IllegalMove(f"Step {step.name} has begun a fan-out.", todo="Give each a step of its own.")
+        self._rolled.add(step.name)
+        rails = Rails(max_errors, at_least, healthy, seconds(settle))
+        return await roll(self.gate, step, action, targets, arguments, rails, self.screen.line)
 
     def use(self, name: str) -> Handle:
         """Return a capability by its name in the environment file."""
@@ -155,21 +159,10 @@ class Run:
         Returns:
             The verdict: outcome, target, why, trace.
         """
-        verdict = decide(load_rules(rules, self._rules), signals, self.parameters)
-        self.journal.append(
-            ev.Decided(
-                rules=verdict.rules,
-                version=verdict.version,
-                digest=verdict.digest,
-                inputs=verdict.inputs,
-                trace=list(verdict.trace),
-                outcome=verdict.outcome,
-                target=verdict.target,
-                why=verdict.why,
-                ends=verdict.ends,
-            )
-        )
+        verdict, note = self._decider.decide(rules, signals)
         self.screen.line("◆", f"{verdict.outcome}: {verdict.why}")
+        if note:
+            self.screen.line("◆", note)
         if verdict.ends == "needs_operator":
             raise self.fail_now(errors.CheckFailed(f"No decision: {verdict.why}", todo="Look at the source first."))
         return verdict
@@ -190,8 +183,8 @@ class Run:
         """
         if default not in options:
             raise errors.RefusedInput(f"The default {default!r} is none of {options}.")
-        if prompt in self.state.answers:
-            return self.state.answers[prompt]
+        if (kept := self.state.answers.get(prompt)) in options:
+            return str(kept)
         self.journal.append(ev.Asked(name=prompt, prompt=prompt, options=options, default=default))
         answer, how, why = self._answer(prompt, options, default)
         self.journal.append(ev.Answered(name=prompt, answer=answer, how=how, why=why))
@@ -200,6 +193,8 @@ class Run:
     def _answer(self, prompt: str, options: list[str], default: str) -> tuple[str, Any, str]:
         if self.mode == "dry_run":
             return default, "default", "a dry run asks nobody"
+        if self.mode == "replay":
+            return self.gate.observer.tape.said(prompt), "tape", ""
         try:
             text = input(f"{prompt} [{'/'.join(options)}, Enter = {default}] ").strip() or default
         except (EOFError, RuntimeError, OSError) as error:
@@ -207,6 +202,14 @@ class Run:
         if text not in options:
             return default, "default", f"{text[:40]!r} is none of the options"
         return text, "operator", ""
+
+    def _ask_at_the_end(self, prompt: str, options: list[str], default: str) -> str:
+        """Ask on the way out: an interrupt means the default, so that the run ends all the same."""
+        try:
+            return self.ask(prompt, options, default)
+        except KeyboardInterrupt:
+            self.journal.append(ev.Answered(name=prompt, answer=default, how="default", why=INTERRUPTED))
+            return default
 
     def precondition(self, function: Any = None, *, within: str = "") -> Any:
         """Mark an async function as a precondition: only a True, on good evidence, lets the run go on."""
@@ -224,43 +227,61 @@ class Run:
 
         return mark(function) if function else mark
 
-    def step(self, *, risk: str = "medium", timeout: str = "60s", max_targets: int = 1, approvals: int = 0) -> Any:
+    def step(self, *, risk: str = "medium", timeout: str = "60s", max_targets: int = 1, **more: Any) -> Any:
         """Mark an async function as a step: the only place where changes are made.
 
         Args:
             risk: low, medium or high; the environment file says which risk needs approval.
-            timeout: The longest it may take, for example `30s`.
+            timeout: The longest it may take, for example `30s`; waiting for an approval does not count.
             max_targets: The most targets it may touch.
-            approvals: How many people must approve, if more than the environment file asks.
+            more: `approvals`: how many people must approve, if more than the environment file asks; `parallel`: how
+                many changes may be made at once (1); `otherwise`: names of steps that may be made in its place when
+                it fails; `automatic`: whether one of low risk among them is made without asking.
         """
 
         def mark(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-            spec = step_of(function, {
-                "risk": risk, "timeout": timeout, "max_targets": max_targets, "approvals": approvals,
-            })  # fmt: skip
+            spec = step_of(function, {"risk": risk, "timeout": timeout, "max_targets": max_targets, **more})
             self._steps[spec.name] = spec
-            stepper = Stepper(self.gate, self.screen, self._approvals, self.fail)
+            self._works[spec.name] = (spec, function)
+            ask = self._ask_at_the_end if self.attended else None
+            stepper = Stepper(self.gate, self.screen, self.fail, self._works, ask)
             return lambda *args, **named: run_step(stepper, spec, lambda: function(*args, **named))
 
         return mark
 
     async def fail(self, error: errors.RunEnded) -> errors.RunEnded:
         """End the run without success: roll back, close, show; return the error to raise."""
-        live = Gate(self.journal, self.gate.world)
-        self.screen.summary(await end(live, error.what))
+        live = Gate(self.journal, self.gate.world, terms=self.gate.terms)
+        self.screen.summary(await _to_its_end(end(live, error.what, anyway=self._wants_rollback())))
         return _ended(self.state, error)
 
-    def fail_now(self, error: errors.RunEnded) -> errors.RunEnded:
-        """Do what `fail` does, from code that cannot await: in a thread with a world of its own."""
+    def _wants_rollback(self, *, asks: bool = True) -> bool:
+        """Ask whoever is attached, if the contract says so and something is to be undone; a request to stop says it."""
+        state = self.state
+        if self.contract.rollback != "ask" or not self.attended or state.state in ENDING or not standing(state):
+            return False
+        if not asks or state.cancel not in {"", INTERRUPTED}:
+            return True
+        prompt = f"Undo what was done ({', '.join(standing(state))})?"
+        return self._ask_at_the_end(prompt, ["roll back", "leave"], "roll back") == "roll back"
+
+    def fail_now(self, error: errors.RunEnded, *, asks: bool = True) -> errors.RunEnded:
+        """Do what `fail` does, from code that cannot await: in a thread with a world of its own.
+
+        Args:
+            error: Why.
+            asks: Whether whoever is attached may be asked now; else the safest answer is taken.
+        """
         if not self.state.finished:
-            self.screen.summary(in_thread(self.end_alone(error.what)))
+            anyway = self._wants_rollback(asks=asks)
+            self.screen.summary(in_thread(self.end_alone(error.what, anyway=anyway)))
         return _ended(self.state, error)
 
-    async def end_alone(self, why: str) -> RunState:
+    async def end_alone(self, why: str, *, anyway: bool = False) -> RunState:
         """End the run with a world of its own, whatever loop this runs on."""
         world = self._fresh_world()
         try:
-            return await end(Gate(self.journal, world), why)
+            return await end(Gate(self.journal, world, terms=self.gate.terms), why, anyway=anyway)
         finally:
             await world.aclose()
 
@@ -278,12 +299,27 @@ class Run:
         outcome, reason = self._verdict(state)
         if not outcome:
             raise self.fail_now(errors.RunEnded(reason))
+        if why := self._undone_after_all(outcome):
+            self.screen.summary(in_thread(self.end_alone(why, anyway=True)))
+            raise _ended(self.state, errors.Cancelled(why) if self.state.cancel else errors.RunEnded(why))
         self.journal.append(ev.RunClosed(outcome=outcome, reason=reason))
         self.screen.summary(self.state)
+
+    def _undone_after_all(self, outcome: str) -> str:
+        """Say why a run is rolled back although everything was done: the contract says so, or nobody confirmed it."""
+        if not standing(self.state):
+            return ""
+        if self.contract.rollback == "always":
+            return "Everything was done; the contract says that it is always undone"
+        if self.contract.confirm_within_s and outcome == "resolved":
+            return confirmed(self.journal, self.contract.confirm_within_s, self.screen.line)
+        return ""
 
     def _verdict(self, state: RunState) -> tuple[Any, str]:
         if state.state == "concluded":
             return "not_applicable", _conclusion(state)
+        if state.state == "failing" or state.state in ENDING:
+            return "", state.rollback_why or "The run has failed and was not brought to its end."
         missing = lacking(state, self._steps, [(c.name, c.phase) for c in self._checks.values()])
         if self.mode == "dry_run":
             missing = [item for item in missing if not item.startswith("postcondition")]
@@ -308,19 +344,30 @@ def _ended(state: RunState, error: errors.RunEnded) -> errors.RunEnded:
     return error
 
 
-def in_thread(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end in a thread with a loop of its own; raise what it raised."""
-    box: list[Any] = []
+async def _to_its_end(work: Coroutine[Any, Any, RunState]) -> RunState:
+    """Await what must not be broken off by an interrupt of the cell: what is being undone is undone to its end."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
+
+
+def in_thread(work: Coroutine[Any, Any, RunState]) -> RunState:
+    """Run a coroutine to its end in a thread with a loop of its own; raise what it raised.
+
+    An interrupt meanwhile is not passed on: what is being undone is undone to its end, and the caller stops anyway.
+    """
+    result: Future[RunState] = Future()
 
     def target() -> None:
         try:
-            box.append(asyncio.run(work))
+            result.set_result(asyncio.run(work))
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-            box.append(error)
+            result.set_exception(error)
 
-    thread = threading.Thread(target=target, name="rbkit-ending")
-    thread.start()
-    thread.join()
-    if isinstance(box[0], BaseException):
-        raise box[0]
-    return box[0]
+    threading.Thread(target=target, name="rbkit-ending").start()
+    while not result.done():
+        with contextlib.suppress(KeyboardInterrupt):
+            wait([result])
+    return result.result()

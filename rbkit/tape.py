@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbkit.entries import Entry, read_event
 from rbkit.errors import ReplayMiss
-from rbkit.events import ChangeDone, ChangeIntended, ChangePlanned, Event, Observed
+from rbkit.events import Answered, ChangeDone, ChangeIntended, ChangePlanned, Event, Observed
 from rbkit.ports import Store
 from rbkit.values import canonical, digest, nearest
 
@@ -73,7 +73,8 @@ class Tape:
         self._store = store
         events = [read_event(entry) for entry in entries]
         self._observed = [event for event in events if isinstance(event, Observed)]
-        self._begun = [event for event in events if isinstance(event, ChangeIntended | ChangePlanned)]
+        self._begun = _made(events)
+        self._answers = {event.name: event.answer for event in events if isinstance(event, Answered)}
         self._done = {event.key: event for event in events if isinstance(event, ChangeDone)}
 
     def answer(self, name: str, arguments: dict[str, Any]) -> tuple[Observed, Any]:
@@ -92,6 +93,16 @@ class Tape:
                 return event, self._fetch(event)
         near = nearest(name, {event.name for event in self._observed})
         raise ReplayMiss(f"The tape has no further answer to {name} with {arguments}.{near}")
+
+    def said(self, question: str) -> str:
+        """Return the recorded answer of a person.
+
+        Raises:
+            ReplayMiss: The recorded run did not ask it.
+        """
+        if question not in self._answers:
+            raise ReplayMiss(f"The recorded run did not ask {question!r}.{nearest(question, self._answers)}")
+        return self._answers[question]
 
     def change(self, call: Any) -> tuple[Event, ChangeDone | None]:
         """Return the recorded change of the same call.
@@ -113,3 +124,10 @@ class Tape:
                 f"The answer {event.answer[:19]}… to {event.name} is missing from the tape or was changed."
             )
         return json.loads(data)
+
+
+def _made(events: Iterable[Event]) -> list[ChangeIntended | ChangePlanned]:
+    """Take the changes that the notebook made: of several attempts the last, and nothing that a rollback did."""
+    begun = [event for event in events if isinstance(event, ChangeIntended | ChangePlanned)]
+    own = [event for event in begun if not getattr(event, "undoes", "")]
+    return list({getattr(event, "repeats", "") or event.key: event for event in own}.values())

@@ -18,7 +18,7 @@ EVERYTHING = "\n".join([(REPO / "README.md").read_text(), *DOCS.values()])
 
 def commands() -> list[str]:
     """Every command of the command line."""
-    from rbkit.cli import practice, reading, records, running  # noqa: F401 - they add their commands to the app
+    import rbkit.cli  # noqa: F401 - its modules add their commands to the app
     from rbkit.cli.app import app
 
     group = typer.main.get_command(app)
@@ -32,6 +32,19 @@ def commands() -> list[str]:
 def test_commands(command: str) -> None:
     """Every command is documented."""
     assert f"rbkit {command}" in EVERYTHING or f"make {command}" in EVERYTHING
+
+
+def test_promises() -> None:
+    """Every test that the page on reliability names exists, and each promise names at least one place."""
+    defined = {
+        name for path in (REPO / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    rows = [line for line in DOCS["reliability"].splitlines() if line.startswith("| ") and "`test" in line]
+    named = {name for row in rows for name in re.findall(r"`(test_\w+)`", row)}
+    places = {name for row in rows for name in re.findall(r"`(tests/[\w/.]+)`", row)}
+    assert len(rows) > 20
+    assert named - defined == set()
+    assert [place for place in places if not (REPO / place).exists()] == []
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)

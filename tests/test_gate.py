@@ -22,8 +22,9 @@ from rbkit.errors import (
     Unreachable,
 )
 from rbkit.events import Call
-from rbkit.gate import Gate, Terms
+from rbkit.gate import Gate
 from rbkit.journal import Journal
+from rbkit.terms import Terms
 
 RUN = "20260101-000000-aaaaaa"
 

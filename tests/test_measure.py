@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sessions import opened, resumed, taken
 
 from rbkit import events as ev
-from rbkit.errors import CheckFailed, Unreachable
+from rbkit.errors import Cancelled, CheckFailed, Fenced, RunEnded, Unreachable
 
 
 def ends(rig, run: Any, function: Any, phase: str = "precondition", **more: Any) -> str:
@@ -108,7 +109,7 @@ def test_weak_evidence_of_an_earlier_cell_does_not_count(rig) -> None:
     """Only what the check itself has read is held against it."""
     run = rig.run()
     asyncio.run(run.observe("memory", service="checkout"))
-    assert run.gate.weak and ends(rig, run, answering(True)) == "PASS"
+    assert run.gate.observer.weak and ends(rig, run, answering(True)) == "PASS"
 
 
 @pytest.mark.parametrize(
@@ -173,3 +174,127 @@ def test_a_dry_run_skips_postconditions(rig) -> None:
         raise AssertionError
 
     assert asyncio.run(ok()) is False and "dry run" in run.state.checks["ok"].why
+
+
+@pytest.mark.parametrize("phase", ["precondition", "postcondition"])
+def test_an_interrupted_check_ends_the_run(rig, phase) -> None:
+    """The stop button in the middle of a check: it is inconclusive, what was done is undone, the run is aborted."""
+    run, entered = rig.run(), asyncio.Event()
+
+    @run.step()
+    async def drain() -> Any:
+        """Take it out."""
+        return await run.use("balancer").drain("checkout-1")
+
+    async def ok() -> bool:
+        entered.set()
+        await asyncio.Event().wait()
+        return True
+
+    async def scenario() -> None:
+        await drain()
+        task = asyncio.ensure_future(getattr(run, phase)(ok)())
+        await entered.wait()
+        task.cancel()
+        await task
+
+    with pytest.raises(
+        Cancelled, match=f"{phase.capitalize()} ok was stopped: interrupted. The run .* aborted"
+    ) as caught:
+        asyncio.run(scenario())
+    assert caught.value.exit_code == 130 and run.state.checks["ok"].verdict == "INCONCLUSIVE"
+    assert (run.state.outcome, run.state.cancel, rig.states()["checkout-1"]) == ("aborted", "interrupted", "ready")
+
+
+def test_a_check_that_was_interrupted_on_request_says_so(rig) -> None:
+    """The reason is that of whoever asked the run to stop; it is asked once."""
+    run = rig.run()
+
+    async def ok() -> bool:
+        rig.journal(source="cli").append(ev.CancelRequested(reason="enough"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(Cancelled, match="was stopped: enough"):
+        asyncio.run(run.precondition(ok)())
+    assert rig.kinds().count("cancel_requested") == 1
+
+
+def test_an_interrupted_check_of_a_run_that_was_taken_over_says_nothing(rig) -> None:
+    """Nobody stops the run of the new process by interrupting the old one."""
+    run = rig.run()
+
+    async def ok() -> bool:
+        taken(rig)
+        raise asyncio.CancelledError
+
+    with pytest.raises(Fenced):
+        asyncio.run(run.precondition(ok)())
+    assert rig.kinds()[-1] == "session_began"
+
+
+def test_a_run_that_ends_inside_a_check_is_over(rig) -> None:
+    """The check has nothing to add: how the run ended goes out."""
+    run = rig.run()
+
+    async def ok() -> bool:
+        run.close()
+        return True
+
+    with pytest.raises(RunEnded, match="ended too early"):
+        asyncio.run(run.precondition(ok)())
+    assert rig.kinds()[-1] == "run_closed"
+
+
+def test_an_ended_run_of_another_makes_no_end_of_this_one(rig) -> None:
+    """An error that is called so and ended nothing is a fault of the check."""
+
+    async def ok() -> bool:
+        raise RunEnded("odd")
+
+    assert ends(rig, rig.run(), ok) == "ERROR"
+
+
+def spared(rig: Any, run: Any, answer: bool) -> bool:
+    """Measure the precondition `spare` of a run."""
+
+    @run.precondition
+    async def spare() -> bool:
+        """There is spare capacity."""
+        return answer
+
+    return bool(asyncio.run(spare()))
+
+
+@pytest.mark.parametrize(("acted", "kept"), [(True, True), (False, False)])
+def test_a_resumed_run_keeps_a_precondition_once_it_has_acted(rig, acted, kept) -> None:
+    """What has been done since would now be measured; before the first change the world is measured again."""
+    run = opened(rig)
+    assert spared(rig, run, answer=True)
+    run.journal.append(ev.StepStarted(step="work", intent="", risk="low", timeout_s=60, deadline=""))
+    if acted:
+        rig.change(run.gate, "drain")
+    assert spared(rig, resumed(rig), answer=False) is kept
+    assert rig.kinds().count("check_started") == (1 if kept else 2)
+
+
+def test_a_resumed_run_measures_what_had_not_passed(rig) -> None:
+    """A precondition that was being measured when the process died is measured."""
+    run = opened(rig)
+    run.journal.append(ev.CheckStarted(name="spare", phase="precondition", sentence=""))
+    assert spared(rig, resumed(rig), answer=True) and rig.kinds().count("check_ended") == 1
+
+
+def test_a_run_that_was_not_resumed_measures_again(rig) -> None:
+    """An operator who runs a cell again wants to know how it is now."""
+    run = opened(rig)
+    assert spared(rig, run, answer=True) and not spared(rig, run, answer=False)
+
+
+def test_a_resumed_run_measures_its_postconditions(rig) -> None:
+    """What was so in another process may not be so any more."""
+    run = opened(rig)
+    run.journal.append(ev.CheckStarted(name="ok", phase="postcondition", sentence=""))
+    run.journal.append(ev.CheckEnded(name="ok", phase="postcondition", verdict="PASS", why="", seconds=0.0))
+    run.journal.append(ev.StepStarted(step="work", intent="", risk="low", timeout_s=60, deadline=""))
+    rig.change(run.gate, "drain")
+    assert ends(rig, resumed(rig), answering(False), "postcondition", within="1s") == "FAIL"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rbkit import notebook
 from rbkit.contract import Cell
 from rbkit.errors import ContractError, NotFound, RefusedInput
-from rbkit.notebook import catalogue, cells_of, find, load, read_bytes, read_json
+from rbkit.notebook import catalogue, cells_of, find, load, read_bytes, read_json, sources
 
 OPEN = 'run = open_run("{name}", version="1", owner="sre", budget="5m")'
 
@@ -35,6 +35,16 @@ def test_a_runbook_is_loaded(tmp_path: Path) -> None:
         "leak",
         [("parameters",), ("contract",)],
     )
+
+
+def test_the_cells_are_kept_as_kind_and_text(tmp_path: Path) -> None:
+    """What a run keeps of its runbook is JSON, in order, text cells included, so that a later one can be compared."""
+    markdown = {"cell_type": "markdown", "metadata": {}, "source": ["# Leak\n", "Why."]}
+    code = [{"cell_type": "code", "metadata": {"tags": [tag]}, "source": text} for tag, text in
+            (("parameters", "a: int = 1"), ("contract", OPEN.format(name="leak")))]  # fmt: skip
+    kept = sources(load(write(tmp_path, "leak", cells=[markdown, *code])))
+    assert kept == [["markdown", "# Leak\nWhy."], ["code", "a: int = 1"], ["code", OPEN.format(name="leak")]]
+    assert json.loads(json.dumps(kept)) == kept
 
 
 def test_a_source_may_be_lines_and_tags_may_be_left_out() -> None:

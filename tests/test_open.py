@@ -14,7 +14,10 @@ from traitlets.config import Config
 
 from rbkit import open as opening
 from rbkit.errors import ContractError, IllegalMove, NotFound, ParameterError, RefusedInput, RunEnded
+from rbkit.journal import Journal, operator
+from rbkit.leases import run_lease
 from rbkit.open import open_run
+from rbkit.reaping import began
 from rbkit.stores.sqlite import SqliteStore
 
 PARAMETERS = (
@@ -200,23 +203,39 @@ def test_a_signal_without_its_source_is_refused(home, cell) -> None:
         cell(PARAMETERS, CONTRACT)
 
 
-def test_a_run_that_still_holds_changes_is_not_left(rig, cell) -> None:
-    """Opening again is refused while the run before has changed something; once that is over it is possible."""
+def drained(rig: Any, cell: Callable[..., str]) -> Any:
+    """Open an operator's run that has taken an instance out; a failing cell does not end it."""
     cell(PARAMETERS, CONTRACT)
     run = current()
     run.gate.world._made["capability balancer"] = rig.balancer
     run._fresh_world = rig.world
     cell(STEP.replace('"a"', '"checkout-1"'), CHECK)
-    opening._open[-1][1].remove()  # the failing cell below must not end the run
     asyncio.run(_call(cell, "drain"))
+    return run
+
+
+def test_a_run_that_still_holds_changes_is_not_left(rig, cell, monkeypatch) -> None:
+    """Opening again is refused while the run before has changed something; once that is over it is possible."""
+    monkeypatch.setenv("RBKIT_DRIVER", "operator")
+    run = drained(rig, cell)
     assert rig.states()["checkout-1"] == "drain"
     with pytest.raises(IllegalMove, match=f"{run.id} is still open and has changed something"):
         cell(CONTRACT)
     with pytest.raises(RunEnded):
         run.close()
-    opening._open[-1][1].install()
     cell(CONTRACT)
     assert current() is not run and rig.states()["checkout-1"] == "ready"
+
+
+def test_a_run_that_was_taken_over_is_left(rig, cell, monkeypatch) -> None:
+    """What another process has taken over is not this kernel's to finish: a new run is opened, nothing is written."""
+    monkeypatch.setenv("RBKIT_DRIVER", "operator")
+    run = drained(rig, cell)
+    taker = Journal(run.journal.store, run.id, "cli", actor="os:b", session=0)
+    taker.append(began(2, "interruption", "its process was silent"))
+    cell(CONTRACT)
+    assert current() is not run and current().state.state == "open"
+    assert (taker.state.state, rig.states()["checkout-1"]) == ("interrupted", "drain")
 
 
 async def _call(cell: Any, name: str) -> Any:
@@ -251,6 +270,70 @@ def test_a_supervised_run_has_the_id_and_mode_it_was_given(cell, monkeypatch) ->
         monkeypatch.setenv(f"RBKIT_{name}", value)
     assert "DRY RUN" in cell(PARAMETERS, CONTRACT)
     assert (current().id, current().state.opened.driver) == ("20260101-000000-abcdef", "supervised")
+
+
+def test_without_a_supervisor_the_kernel_holds_the_run_in_its_own_name(home, cell, monkeypatch) -> None:
+    """A lease is taken and given back with the run; who acts is the operating system's user, whatever is set."""
+    monkeypatch.setenv("RBKIT_ACTOR", "os:forged")
+    monkeypatch.setenv("RBKIT_HOLDER", "20260101-000000-abcdef/elsewhere/1/a")
+    cell(PARAMETERS, CONTRACT)
+    store = current().journal.store
+    (lease,) = store.leases()
+    assert lease.name == run_lease(current().id) and lease.holder.startswith(f"{current().id}/")
+    assert current().state.actor == operator()
+    with pytest.raises(RunEnded):
+        cell("run.close()")
+    assert not store.leases()
+
+
+def supervised(monkeypatch: pytest.MonkeyPatch, run: str, **more: object) -> None:
+    """Set what a supervisor sets for its kernel."""
+    values = {"RUN": run, "DRIVER": "supervised", "HOLDER": f"{run}/h/1/a", **more}
+    for name, value in values.items():
+        monkeypatch.setenv(f"RBKIT_{name}", str(value))
+
+
+def test_a_resumed_run_goes_on_in_its_journal(home, cell, monkeypatch) -> None:
+    """The kernel of a resumed run opens no second one; another runbook or other parameters are refused."""
+    run = "20260101-000000-abcdef"
+    supervised(monkeypatch, run)
+    cell(PARAMETERS, CONTRACT)
+    first = current()
+    taker = Journal(first.journal.store, run, "cli", actor="os:b", session=0)
+    taker.append(began(2, "resume", ""))
+    supervised(monkeypatch, run, SESSION=2, MODE="resume")
+    with pytest.raises(RefusedInput, match="parameters are not those of run"):
+        cell("limit = 9.0", CONTRACT)
+    shown = cell("limit = 3.0", CONTRACT)
+    assert "RESUMED" in shown and current() is not first
+    assert [entry.event["kind"] for entry in taker.entries] == ["run_opened", "session_began"]
+    book = home / "notebooks" / "leak.ipynb"
+    book.write_text(book.read_text().replace("There is spare", "There was spare"))
+    with pytest.raises(RefusedInput, match="not the one with which run"):
+        cell(CONTRACT)
+    supervised(monkeypatch, "20260101-000000-fedcba", MODE="resume")
+    with pytest.raises(RefusedInput, match="not the one with which run"):
+        cell(CONTRACT)
+
+
+def test_an_approval_is_compared_with_the_file_as_it_is_now(home, cell) -> None:
+    """An edit while people are asked is noticed, and so is a file that is gone or is no runbook any more."""
+    cell(PARAMETERS, CONTRACT)
+    on_disk, book = current().gate.terms.on_disk, home / "notebooks" / "leak.ipynb"
+    assert on_disk() == current().contract.digest
+    book.write_text(book.read_text().replace("There is spare", "There was spare"))
+    assert on_disk() not in {current().contract.digest, "unreadable"}
+    book.write_text("{")
+    assert on_disk() == "unreadable"
+    book.unlink()
+    assert on_disk() == "unreadable"
+
+
+def test_without_a_file_there_is_nothing_to_compare(home, cell) -> None:
+    """An unsaved notebook has no file that could be edited."""
+    (home / "notebooks" / "leak.ipynb").unlink()
+    cell(PARAMETERS, CONTRACT)
+    assert current().gate.terms.on_disk() == ""
 
 
 def test_a_replay_names_the_run_it_replays(cell, monkeypatch) -> None:

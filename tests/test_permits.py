@@ -13,10 +13,11 @@ from rbkit.clock import FakeClock
 from rbkit.contract import StepSpec
 from rbkit.errors import ApprovalNeeded, BadAnswer, Cancelled, Denied, Fenced, IllegalMove, RunbookError
 from rbkit.events import Call
-from rbkit.gate import Gate, Terms, current_step
+from rbkit.gate import Gate, current_step
 from rbkit.journal import Journal
 from rbkit.policy import ApprovalRules
 from rbkit.tape import Tape
+from rbkit.terms import Terms
 
 RUN = "20260101-000000-aaaaaa"
 OTHER = "20260101-000000-bbbbbb"

@@ -171,7 +171,7 @@ RESTARTED = replace(change("r", "x", 1, 2), inverse=None, irreversible="gone")
         ("needs_operator", RunState(state="stuck", approvals=[approval("denied")])),
         ("rolled_back", RunState(**BACK)),
         ("rolled_back", RunState(**BACK, changes={"k": change("k", "a", 0, 1, undone=True)})),
-        ("failed", RunState(**BACK, changes={"r": RESTARTED})),
+        ("rolled_back", RunState(**BACK, changes={"r": RESTARTED})),
         ("failed", RunState(purpose="roll_back")),
         ("needs_operator", RunState(decisions=[Decision(ASKS, "")])),
         ("unknown", RunState(state="stuck", cancel="x", changes={"k": change("k", "a", 0, 1, state="unknown")})),

@@ -35,8 +35,8 @@ approvals: {low: 0, high: 2}
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch):
     """Let no variable of whoever runs the tests get in."""
-    for name in ("HOME", "PARAMETERS", "NOTEBOOKS", "RUN", "NOTEBOOK", "MODE", "DRIVER", "TAPE", "ACTOR"):
-        monkeypatch.delenv(f"RBKIT_{name}", raising=False)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"RBKIT_{name.upper()}", raising=False)
 
 
 def load(folder: Path, text: str | bytes, **variables: str) -> Environment:
@@ -66,6 +66,18 @@ def test_the_shipped_environment_files_are_good():
     assert "sandbox" in names
     for name in names:
         assert load_environment(name, folder, {"RBKIT_HOME": "/home"}).name == name
+
+
+def test_who_must_approve_is_read(tmp_path):
+    """Without a word: anybody but who started the run, ten minutes each; all of it can be said."""
+    bare = load(tmp_path, "name: test")
+    assert (bare.approvals, bare.approvers, bare.own_approval) == ({}, ["*"], False)
+    assert (bare.approval_wait, bare.approval_valid) == ("10m", "10m")
+    text = "name: test\napprovals: {irreversible: 2}\napprovers: ['os:a*', os:bob]\nown_approval: true\n"
+    full = load(tmp_path, text + "approval_wait: 30m\napproval_valid: 90s")
+    assert (full.approvals, full.approvers, full.own_approval) == ({"irreversible": 2}, ["os:a*", "os:bob"], True)
+    assert (full.approval_wait, full.approval_valid) == ("30m", "90s")
+    assert full.digest != bare.digest
 
 
 def test_the_digest_is_of_what_was_read(tmp_path):
@@ -111,6 +123,15 @@ BAD = [
     ("name: test\nsignals: [a]", 2, "signals: Input should be a valid dictionary"),
     ("name: test\napprovals:\n  critical: 1", 3, "approvals.critical"),
     ("name: test\napprovals:\n  low: 0\n  high: -1", 4, "approvals.high: Input should be greater than or equal to 0"),
+    ("name: test\napprovals:\n  irreversible: -1", 3, "approvals.irreversible: Input should be greater than or equal"),
+    ("name: test\napprovals:\n  high: yes", 3, "approvals.high: Input should be a valid integer"),
+    ("name: test\napprovers: os:alice", 2, "approvers: Input should be a valid list"),
+    ("name: test\napprovers: []", 2, "approvers: List should have at least 1 item"),
+    ("name: test\napprovers:\n  - os:alice\n  - 7", 4, "approvers.1: Input should be a valid string"),
+    ("name: test\nown_approval: perhaps", 2, "own_approval: Input should be a valid boolean"),
+    ("name: test\napproval_wait: soon", 2, "approval_wait: Value error, 'soon' is no duration"),
+    ("name: test\n\napproval_valid: 0s", 3, "approval_valid: Value error, A duration must be above zero"),
+    ("name: test\napproval_waits: 5m", 2, "approval_waits: Extra inputs are not permitted"),
     ("name: test\nbanner: ${RBKIT_NOPE}", 2, "banner: needs the variable RBKIT_NOPE, which is not set"),
     (
         "name: test\nsources:\n  m:\n    adapter: a\n    x:\n      - ok\n      - ${RBKIT_NOPE}",
@@ -217,12 +238,36 @@ def test_the_variables_are_read_and_what_is_given_wins(monkeypatch, tmp_path):
     assert Settings.read().home.name == "rbkit"
 
 
-@pytest.mark.parametrize(("name", "value"), [("MODE", "fast"), ("DRIVER", "me"), ("MODE", "")])
-def test_a_variable_that_cannot_be_used_is_named(monkeypatch, name, value):
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("MODE", "fast", "Input should be"), ("DRIVER", "me", "Input should be"), ("MODE", "", "Input should be"),
+        ("SESSION", "0", "Input should be greater than or equal to 1"), ("SESSION", "x", "Input should be a valid int"),
+        ("LEASE", "0.5s", "Value error, '0.5s' is shorter than 1 s"), ("LEASE", "soon", "Value error, 'soon' is no"),
+        ("LEASE", "", "Value error, '' is no duration"),
+    ],
+)  # fmt: skip
+def test_a_variable_that_cannot_be_used_is_named(monkeypatch, name, value, what):
     """A wrong value is refused with the variable's name."""
     monkeypatch.setenv(f"RBKIT_{name}", value)
-    with pytest.raises(SettingsError, match=f"RBKIT_{name}: Input should be"):
+    with pytest.raises(SettingsError, match=f"RBKIT_{name}: {what}"):
         Settings.read()
+
+
+def test_a_lease_lasts_a_second_or_longer(monkeypatch):
+    """Fifteen seconds unless RBKIT_LEASE says otherwise; a shorter one than a second could not be kept alive."""
+    assert Settings.read().lease_s == 15.0
+    monkeypatch.setenv("RBKIT_LEASE", "1s")
+    assert Settings.read().lease_s == 1.0
+    assert Settings.read(lease="1m30s").lease_s == 90.0
+
+
+def test_a_kernel_is_told_its_session_and_its_holder(monkeypatch):
+    """Without a supervisor it is the first session, and it holds its targets in its own name."""
+    assert (Settings.read().session, Settings.read().holder) == (1, "")
+    monkeypatch.setenv("RBKIT_SESSION", "7")
+    monkeypatch.setenv("RBKIT_HOLDER", "run/host/1/abc")
+    assert (Settings.read().session, Settings.read().holder) == (7, "run/host/1/abc")
 
 
 def test_a_folder_is_as_set_or_above_or_here(monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ from rbkit.values import canonical, digest
 
 CALM = settings(derandomize=True, deadline=None, database=None)
 DRAIN = Call(capability="balancer", action="drain", target="c-2")
+OTHER = Call(capability="balancer", action="ready", target="c-2")
 MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
 
 
@@ -35,6 +36,11 @@ def begun(key: str, planned: bool = False, call: Call = DRAIN) -> ev.Event:
     """Say that a change was intended or planned."""
     kind = ev.ChangePlanned if planned else ev.ChangeIntended
     return kind(key=key, step="s", call=call, before={}, after={}, inverse=None)
+
+
+def repeated(key: str, first: str) -> ev.ChangeIntended:
+    """Say that a change was intended again."""
+    return ev.ChangeIntended(key=key, step="s", call=DRAIN, before={}, after={}, inverse=None, repeats=first)
 
 
 @CALM
@@ -122,3 +128,32 @@ def test_a_change_that_was_not_recorded_names_what_is_left():
         recorded.change(Call(capability="balancer", action="drain", target="c-9"))
     with pytest.raises(ReplayMiss, match="what it still made: none"):
         tape().change(DRAIN)
+
+
+def test_of_several_attempts_the_last_is_the_answer():
+    """A change that a resumed run made again is one change; its place is that of the first attempt."""
+    first, other, again, third = begun("k"), begun("o", call=OTHER), repeated("l", "k"), repeated("m", "k")
+    done = ev.ChangeDone(key="m", how="applied", after={"state": "drain"}, seconds=1)
+    failed = ev.ChangeFailed(key="k", error="NotMade", why="")
+    recorded = tape(first, other, failed, again, third, done)
+    assert recorded.change(OTHER) == (other, None)
+    assert recorded.change(DRAIN) == (third, done)
+    with pytest.raises(ReplayMiss, match="what it still made: none"):
+        recorded.change(DRAIN)
+
+
+def test_what_a_rollback_did_is_no_answer():
+    """The inverse that a rollback applied is not a change that the notebook made, though the call is the same."""
+    undone = ev.ChangeIntended(key="u", step="s", call=OTHER, before={}, after={}, inverse=None, undoes="k")
+    with pytest.raises(ReplayMiss, match="what it still made: balancer.drain"):
+        tape(begun("k"), undone).change(OTHER)
+
+
+def test_a_question_is_answered_as_it_was():
+    """Whoever answered, the replay says the same; a question that was not asked names the nearest."""
+    recorded = tape(ev.Answered(name="Go on?", answer="yes", how="operator"))
+    assert recorded.said("Go on?") == "yes"
+    with pytest.raises(ReplayMiss, match=r"did not ask 'Go on'. Did you mean 'Go on\?'"):
+        recorded.said("Go on")
+    with pytest.raises(ReplayMiss, match="did not ask 'x'"):
+        tape().said("x")

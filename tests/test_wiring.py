@@ -11,8 +11,9 @@ from rbkit import wiring
 from rbkit.adapters.jsonl_logs import JsonlLogs
 from rbkit.adapters.prometheus import Prometheus
 from rbkit.errors import BadAnswer, NotFound, SecretError, SettingsError, Unreachable
+from rbkit.policy import ApprovalRules
 from rbkit.settings import Environment
-from rbkit.wiring import Wiring, adapter, secret
+from rbkit.wiring import Wiring, adapter, approval_rules, secret
 
 
 def world(capability: dict[str, Any] | None = None, source: dict[str, Any] | None = None) -> Wiring:
@@ -186,3 +187,12 @@ def test_one_that_does_not_close_does_not_keep_the_others_open() -> None:
     with pytest.raises(OSError, match="stuck"):
         asyncio.run(Wiring(world().environment, ports).aclose())
     assert closed == ["c", "b", "a"]
+
+
+def test_the_rules_of_approval_are_those_of_the_environment_file() -> None:
+    """How many by risk, who, whether oneself, and both durations in seconds; without a word the defaults."""
+    given = {"approvals": {"high": 2, "irreversible": 1}, "approvers": ["os:a", "os:b"], "own_approval": True,
+             "approval_wait": "30m", "approval_valid": "90s"}  # fmt: skip
+    rules = approval_rules(Environment.model_validate({"name": "test", **given}))
+    assert rules == ApprovalRules({"high": 2, "irreversible": 1}, ("os:a", "os:b"), own=True, wait_s=1800, valid_s=90)
+    assert approval_rules(Environment(name="test")) == ApprovalRules()
