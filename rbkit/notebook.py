@@ -8,7 +8,7 @@ from rbkit.contract import Cell, Contract, read_cells
 from rbkit.errors import ContractError, NotFound, RefusedInput
 from rbkit.values import nearest
 
-__all__ = ["LARGEST", "Runbook", "catalogue", "cells_of", "find", "load", "read_bytes", "read_json"]
+__all__ = ["LARGEST", "Runbook", "catalogue", "cells_of", "find", "load", "read_bytes", "read_json", "sources"]
 
 LARGEST = 20_000_000
 
@@ -111,6 +111,15 @@ def _cell(index: int, item: Any, where: str) -> Cell:
     except UnicodeEncodeError as error:
         raise ContractError(f"{where}: cell {index} holds a broken character (a lone surrogate).") from error
     return Cell(index, str(item.get("cell_type")), source, tuple(tags))
+
+
+def sources(book: Runbook) -> list[list[str]]:
+    """List a runbook's cells as they are kept with a run, so that a later version can be compared.
+
+    Returns:
+        Kind and text of each cell, in order.
+    """
+    return [[cell.kind, cell.source] for cell in book.cells]
 
 
 def find(name: str, folder: Path) -> Runbook:

@@ -15,21 +15,26 @@ from rbkit.gate import Gate
 from rbkit.journal import Journal, existing
 from rbkit.lab.hooks import Hooks
 from rbkit.lab.screen import NotebookScreen
-from rbkit.notebook import Runbook, catalogue, load
+from rbkit.leases import Keeper, new_holder, take
+from rbkit.notebook import Runbook, catalogue, load, sources
 from rbkit.parameters import validate
 from rbkit.run import Run
 from rbkit.settings import Environment, Settings
 from rbkit.stores.sqlite import SqliteStore
-from rbkit.tape import Tape
+from rbkit.tape import Tape, keep
+from rbkit.terms import Terms
 from rbkit.values import new_run_id
-from rbkit.wiring import Wiring
+from rbkit.wiring import Wiring, approval_rules
 
 __all__ = ["open_run"]
 
 _open: list[tuple[Run, Hooks]] = []
 
 
-def open_run(name: str, *, version: str, owner: str, budget: str, assumes: list[str] | None = None) -> Run:
+def open_run(
+    name: str, *, version: str, owner: str, budget: str, assumes: list[str] | None = None,
+    rollback: str = "on_failure", confirm_within: str = "",
+) -> Run:  # fmt: skip
     """Open the run of this notebook; its plan is shown below the cell.
 
     Args:
@@ -38,6 +43,8 @@ def open_run(name: str, *, version: str, owner: str, budget: str, assumes: list[
         owner: Who answers for it.
         budget: The longest a run may take, for example `5m`.
         assumes: What must be true and is not checked.
+        rollback: When what was done is undone: on_failure, always, never, or ask whoever is attached.
+        confirm_within: How long the run waits at its end for `rbkit confirm`; without it, it is rolled back.
 
     Returns:
         The run.
@@ -53,13 +60,25 @@ def open_run(name: str, *, version: str, owner: str, budget: str, assumes: list[
     environment = settings.environment(str(parameters.get("environment", "")))
     _check_names(contract, environment)
     _leave_old()
-    run = _run(settings, environment, contract, complete, parameters, runbook)
-    run.journal.append(_opened(settings, run, environment, runbook))
-    hooks = Hooks(shell, run, _driver(settings))
-    hooks.install()
-    _open.append((run, hooks))
+    store = SqliteStore(settings.home)
+    settings = _named(settings, store)
+    run = _run(settings, environment, contract, complete, parameters, runbook, store)
+    if settings.mode == "resume":
+        _check_resumed(run)
+    else:
+        run.journal.append(_opened(settings, run, environment, runbook))
+    _watch(shell, run, settings, store)
     run.screen.plan(run)
     return run
+
+
+def _watch(shell: Any, run: Run, settings: Settings, store: SqliteStore) -> None:
+    """Keep the run's lease alive and obey requests to stop, unless a supervisor does."""
+    alone = settings.driver != "supervised"
+    keeper = Keeper(store, settings.holder, run.journal.clock, settings.lease_s) if alone else None
+    hooks = Hooks(shell, run, _driver(settings), keeper)
+    hooks.install()
+    _open.append((run, hooks))
 
 
 def _shell() -> Any:
@@ -126,10 +145,10 @@ def _check_names(contract: Contract, environment: Environment) -> None:
 
 
 def _leave_old() -> None:
-    """Close the run that this kernel had open before, if it changed nothing."""
+    """Close the run that this kernel had open before, if it changed nothing; one that was taken over is not its own."""
     while _open:
         run, hooks = _open[-1]
-        if not run.state.finished:
+        if not run.state.finished and run.state.session == run.journal.session:
             if any(change.acted for change in run.state.changes.values()):
                 raise IllegalMove(
                     f"Run {run.id} is still open and has changed something.", todo="Finish it: run.close()."
@@ -139,22 +158,53 @@ def _leave_old() -> None:
         _open.pop()
 
 
+def _named(settings: Settings, store: SqliteStore) -> Settings:
+    """Give the run its id, its actor and the lease on it, unless a supervisor has done so."""
+    if settings.driver == "supervised":
+        return settings
+    run = settings.run or new_run_id(SystemClock())
+    holder = new_holder(run)
+    take(store, run, holder, SystemClock(), settings.lease_s)
+    return settings.model_copy(update={"run": run, "holder": holder, "actor": ""})
+
+
+def _check_resumed(run: Run) -> None:
+    """Refuse to go on with another runbook or other values; parameters that were added since have their defaults."""
+    state = run.state
+    if state.opened is None or state.digest != run.contract.digest:
+        raise RefusedInput(
+            f"The notebook is not the one with which run {run.id} goes on.", todo=f"`rbkit resume {run.id}` compares."
+        )
+    if any(run.parameters.get(name) != value for name, value in state.opened.parameters.items()):
+        raise RefusedInput(f"The parameters are not those of run {run.id}.", todo="Resume it with its own parameters.")
+
+
 def _run(
     settings: Settings, environment: Environment, contract: Contract, complete: bool,
-    parameters: Mapping[str, Any], runbook: Runbook | None,
+    parameters: Mapping[str, Any], runbook: Runbook | None, store: SqliteStore,
 ) -> Run:  # fmt: skip
-    store = SqliteStore(settings.home)
-    journal = Journal(store, settings.run or new_run_id(SystemClock()), "kernel", actor=settings.actor)
+    journal = Journal(store, settings.run, "kernel", actor=settings.actor, session=settings.session)
     supervised = settings.driver == "supervised"
     tape = Tape(store, existing(store, settings.tape, "kernel").entries) if settings.mode == "replay" else None
+    screen = NotebookScreen(journal, environment.banner, embed=not supervised)
+    terms = Terms(
+        rules=approval_rules(environment), holder=settings.holder, lease_s=settings.lease_s,
+        on_disk=lambda: _on_disk(runbook), say=screen.line,
+    )  # fmt: skip
     return Run(
         contract, complete=complete, parameters=parameters,
-        gate=Gate(journal, Wiring(environment), mode=settings.mode, tape=tape),
-        approvals={str(risk): count for risk, count in environment.approvals.items()},
+        gate=Gate(journal, Wiring(environment), mode=settings.mode, tape=tape, terms=terms),
         rules=(runbook.path.parent if runbook else settings.folder("notebooks")) / "rules",
-        screen=NotebookScreen(journal, environment.banner, embed=not supervised),
-        fresh_world=lambda: Wiring(environment),
+        screen=screen, fresh_world=lambda: Wiring(environment), attended=_driver(settings) == "operator",
     )  # fmt: skip
+
+
+def _on_disk(runbook: Runbook | None) -> str:
+    """Digest the runbook's file as it is now, so that an edit after an approval is noticed."""
+    try:
+        return load(runbook.path).contract.digest if runbook else ""
+    except RefusedInput:
+        return "unreadable"
 
 
 def _opened(settings: Settings, run: Run, environment: Environment, runbook: Runbook | None) -> ev.RunOpened:
@@ -164,7 +214,8 @@ def _opened(settings: Settings, run: Run, environment: Environment, runbook: Run
         environment=environment.name, environment_digest=environment.digest, digest=contract.digest,
         contract=contract.model_dump(mode="json"), parameters=run.parameters, driver=_driver(settings),
         host=platform.node(), pid=os.getpid(), notebook=runbook.path.name if runbook else "",
-        budget_s=contract.budget_s, resumes=settings.tape,
+        budget_s=contract.budget_s, resumes=settings.tape, path=str(runbook.path.resolve()) if runbook else "",
+        source=keep(run.journal.store, sources(runbook)) if runbook else "",
     )  # fmt: skip
 
 

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
         driver: RBKIT_DRIVER: supervised (set by the supervisor), headless or operator.
         tape: RBKIT_TAPE: the recorded run that a replay answers from.
         actor: RBKIT_ACTOR: who acts, when a supervisor acts for somebody.
+        lease: RBKIT_LEASE: how long a run may be silent before it counts as dead, for example `15s`.
+        session: RBKIT_SESSION: the session of the run that a kernel belongs to (set by the supervisor).
+        holder: RBKIT_HOLDER: in whose name a kernel holds its targets (set by the supervisor).
     """
 
     model_config = SettingsConfigDict(env_prefix="RBKIT_", extra="ignore")
@@ -48,6 +51,19 @@ class Settings(BaseSettings):
     driver: Literal["", "supervised", "headless", "operator"] = ""
     tape: str = ""
     actor: str = ""
+    lease: str = "15s"
+    session: int = Field(default=1, ge=1)
+    holder: str = ""
+
+    @field_validator("lease")
+    @classmethod
+    def _long_enough(cls, text: str) -> str:
+        return _duration(text, at_least_s=1.0)
+
+    @property
+    def lease_s(self) -> float:
+        """How long a lease lasts unless it is renewed, seconds."""
+        return seconds(self.lease)
 
     @classmethod
     def read(cls, **given: Any) -> "Settings":
@@ -74,6 +90,17 @@ class Settings(BaseSettings):
             return found
         here = Path.cwd()
         return next((up / word for up in (here, *here.parents) if (up / word).is_dir()), here / word)
+
+
+def _duration(text: str, at_least_s: float = 0.0) -> str:
+    """Check a duration where pydantic checks values."""
+    try:
+        found = seconds(text)
+    except SettingsError as error:
+        raise ValueError(error.what) from error
+    if found < at_least_s:
+        raise ValueError(f"{text!r} is shorter than {at_least_s:.0f} s")
+    return text
 
 
 class _Value(BaseModel):
@@ -109,12 +136,8 @@ class SignalSettings(_Value):
 
     @field_validator("step", "stale_after")
     @classmethod
-    def _duration(cls, text: str) -> str:
-        try:
-            seconds(text)
-        except SettingsError as error:
-            raise ValueError(error.what) from error
-        return text
+    def _durations(cls, text: str) -> str:
+        return _duration(text)
 
 
 class Environment(_Value):
@@ -125,8 +148,17 @@ class Environment(_Value):
     sources: dict[str, PortSettings] = {}
     signals: dict[str, SignalSettings] = {}
     capabilities: dict[str, PortSettings] = {}
-    approvals: dict[Literal["low", "medium", "high"], Annotated[int, Field(ge=0)]] = {}
+    approvals: dict[Literal["low", "medium", "high", "irreversible"], Annotated[int, Field(ge=0)]] = {}
+    approvers: list[str] = Field(default=["*"], min_length=1)
+    own_approval: bool = False
+    approval_wait: str = "10m"
+    approval_valid: str = "10m"
     digest: str = ""
+
+    @field_validator("approval_wait", "approval_valid")
+    @classmethod
+    def _durations(cls, text: str) -> str:
+        return _duration(text)
 
     def signal(self, name: str) -> SignalSettings:
         """Find a signal's settings.

@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import SecretStr
 
 from rbkit.errors import BadAnswer, NotFound, SettingsError, Unreachable
+from rbkit.policy import ApprovalRules
 from rbkit.ports import Capability, SecretSource, Window
 from rbkit.settings import Environment, PortSettings, SignalSettings
-from rbkit.values import Secret, nearest
+from rbkit.values import Secret, nearest, seconds
 
-__all__ = ["Wiring", "adapter", "secret"]
+__all__ = ["Wiring", "adapter", "approval_rules", "secret"]
 
 _SECRETS = {"env": "rbkit.adapters.secrets:EnvironmentSecrets", "file": "rbkit.adapters.secrets:FileSecrets"}
 
@@ -53,6 +54,16 @@ def secret(reference: str) -> SecretStr:
     module, _, name = _SECRETS[parsed.source].partition(":")
     source: SecretSource = getattr(import_module(module), name)()
     return source.fetch(parsed.path)
+
+
+def approval_rules(environment: Environment) -> ApprovalRules:
+    """Take what an environment file says of approvals."""
+    return ApprovalRules(
+        needed={str(risk): count for risk, count in environment.approvals.items()},
+        approvers=tuple(environment.approvers), own=environment.own_approval,
+        wait_s=seconds(environment.approval_wait), valid_s=seconds(environment.approval_valid),
+        digest=environment.digest,
+    )  # fmt: skip
 
 
 class Wiring:

@@ -1,5 +1,6 @@
 """Executes the cells of a notebook in a kernel of our own: private sockets, own process group, own environment."""
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from rbkit.execute.manager import CellManager
 
 __all__ = ["execute_cells"]
+
+_NO_KERNEL = "Install it, or set the notebook's kernel to python3 (`python -m ipykernel install --sys-prefix`)."
 
 
 def execute_cells(
@@ -37,23 +40,20 @@ def execute_cells(
     """
     folder = Path(tempfile.mkdtemp(prefix="rbkit-"))
     client = _client(manager, kernel_name, cwd, folder)
-    try:
-        with client.setup_kernel(env=variables):
-            watch.start(_pid(client))
-            why = _cells(client, manager, on_cell)
-            if not why:
-                client.set_widgets_metadata()
-            return why
-    except NoSuchKernel as error:
-        raise RunbookError(
-            f"There is no Jupyter kernel named {error.name!r}.",
-            todo="Install it, or set the notebook's kernel to python3 (`python -m ipykernel install --sys-prefix`).",
-        ) from error
-    except DeadKernelError as error:
-        return f"the kernel could not be started or died: {error}"
-    finally:
-        watch.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(watch.stop)
+        try:
+            stack.enter_context(client.setup_kernel(env=variables))
+        except NoSuchKernel as error:
+            raise RunbookError(f"There is no Jupyter kernel named {error.name!r}.", todo=_NO_KERNEL) from error
+        except (RuntimeError, OSError) as error:  # it ended before it answered, or its program is not there
+            return f"the kernel could not be started: {error}"
+        watch.start(_pid(client))
+        why = _cells(client, manager, on_cell)
+        if not why:
+            client.set_widgets_metadata()
+        return why
 
 
 def _client(manager: "CellManager", kernel_name: str, cwd: Path, folder: Path) -> NotebookClient:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,18 +11,19 @@ from typing import Any
 
 from rbkit import events as ev
 from rbkit.clock import SystemClock
-from rbkit.errors import Cancelled, ParameterError, RefusedInput, RunbookError
+from rbkit.errors import Cancelled, Fenced, IllegalMove, ParameterError, RefusedInput, RunbookError
 from rbkit.execute.supervise import Supervision
-from rbkit.fold import Moment, RunState
+from rbkit.fold import RunState
 from rbkit.journal import AUDIT, Journal
 from rbkit.notebook import Runbook
 from rbkit.parameters import validate
 from rbkit.ports import Store
+from rbkit.progress import Moment
 from rbkit.record.document import write
 from rbkit.settings import Settings
 from rbkit.values import new_run_id
 
-__all__ = ["Finished", "check", "run"]
+__all__ = ["Finished", "check", "recorded", "run", "supervised"]
 
 
 class Finished:
@@ -90,15 +90,41 @@ def run(
         RunbookError: The kernel never opened the run; the cell's error is in it.
     """
     supervision = Supervision(
-        run_id or new_run_id(SystemClock()), settings, str(runbook.path.resolve()), progress, on_cell
+        run_id or new_run_id(SystemClock()), settings, str(runbook.path.resolve()), progress=progress, on_cell=on_cell
     )
+    return supervised(supervision, runbook, values, store)
+
+
+def supervised(supervision: Supervision, runbook: Runbook, values: Mapping[str, Any], store: Store) -> Finished:
+    """Execute a runbook under a supervision, and write its record.
+
+    Raises:
+        RunbookError: The kernel never opened the run, or the record cannot be written.
+        IllegalMove: The kernel never got so far as to go on with a run that was to be resumed.
+        Fenced: Another process has taken the run over.
+    """
     with _signals(supervision):
         _execute(supervision, runbook.path, values)
     journal = supervision.journal(store)
     if journal.state.opened is None:
         raise RunbookError(f"The run was never opened: {supervision.stopped or _first_error(supervision.executed)}")
-    path = settings.home / "records" / f"{supervision.run}.ipynb"
-    notebook = json.loads(json.dumps(supervision.executed))
+    if supervision.barred:
+        raise IllegalMove(
+            f"Run {journal.run} could not be resumed: {supervision.stopped or _first_error(supervision.executed)}",
+            todo=f"It stands where it stood: `rbkit show {journal.run}` names the ways out.",
+        )
+    if journal.state.session != supervision.settings.session:
+        raise Fenced(f"Run {journal.run} is no longer this process's: {supervision.stopped or 'it was taken over'}.")
+    return recorded(journal, json.loads(json.dumps(supervision.executed)), supervision.settings.home)
+
+
+def recorded(journal: Journal, notebook: dict[str, Any], home: Path) -> Finished:
+    """Write the record of a run that is over.
+
+    Raises:
+        RunbookError: It cannot be written; the journal is safe.
+    """
+    path = home / "records" / f"{journal.run}.ipynb"
     try:
         return Finished(journal.state, write(notebook, journal, path))
     except OSError as error:
@@ -110,7 +136,6 @@ def run(
 
 def _execute(supervision: Supervision, notebook: Path, values: Mapping[str, Any]) -> None:
     """Hand the notebook to papermill, from a private copy whose path holds nothing that papermill would format."""
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # see docs/adr/0005: 1.4 s of import
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -134,14 +159,15 @@ def _first_error(notebook: Any) -> str:
 
 @contextlib.contextmanager
 def _signals(supervision: Supervision) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into: stop, roll back, finish the record."""
+    """Turn SIGINT, SIGTERM and a lost terminal (unless under nohup) into: stop, roll back, finish the record."""
 
     def handle(number: int, frame: Any) -> None:
         if supervision.watch is None:
             raise Cancelled("Stopped before a kernel was started.", todo="Nothing was touched.")
         supervision.watch.ask_to_stop(f"{signal.Signals(number).name} from outside")
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, *hangup)}
     try:
         yield
     finally:

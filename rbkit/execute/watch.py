@@ -6,23 +6,30 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from rbkit import events as ev
-from rbkit.errors import IllegalMove, StoreUnavailable
+from rbkit.errors import IllegalMove, RunbookError
 from rbkit.execute.processes import interrupt, kill_all
-from rbkit.fold import Moment, RunState
+from rbkit.fold import RunState
 from rbkit.journal import Journal
+from rbkit.progress import Moment
+from rbkit.reaping import reap
 
 __all__ = ["Progress", "Watch"]
 
 Progress = Callable[[Moment], None]
-POLL_S = 0.2
-GRACE_S = 3.0
-"""How long a kernel may take over its own way out before the next rung: interrupt, then kill."""
+POLL_S = 0.1
+REAP_S = 5.0
+"""How often a watch looks for other runs whose process is dead, seconds."""
+GRACE_S = 0.6
+"""How long a kernel may take over its own way out before the next rung, seconds: interrupt, then kill.
+
+Two rungs and the polls between them make less than two seconds: a request to stop is obeyed within them.
+"""
 OPEN_S = 120.0
 """How long a notebook may take to open its run."""
 CLOSE_S = 30.0
 """How long a notebook may go on after its run is over."""
 UNDO_GRACE_S = 120.0
-"""How long a kernel may take to roll back by itself."""
+"""How long a kernel that rolls back by itself may be silent."""
 
 
 class Watch:
@@ -37,10 +44,12 @@ class Watch:
     def __init__(self, journal: Journal, progress: Progress, budget_s: float) -> None:
         self._journal, self._progress, self._budget_s = journal, progress, budget_s
         self._pid, self._since = 0, journal.clock.now()
-        self._told = 0
+        self._told = max(0, len(journal.state.timeline) - 1)
+        self._reaped_at = self._heard_at = journal.clock.monotonic()
+        self._session = journal.session
         self._over = threading.Event()
-        self._late_since: datetime | None = None
-        self._interrupted = False
+        self._late_since: float | None = None
+        self._interrupted = self._confirmed = False
         self._thread = threading.Thread(target=self._loop, name="rbkit-watch", daemon=True)
         self.reason = ""
         self.killed = ""
@@ -57,7 +66,7 @@ class Watch:
         if self._thread.is_alive():
             self._thread.join()
         if self._pid:
-            kill_all(self._pid, self._journal.run)
+            self._kill()
         self.tell()
 
     def ask_to_stop(self, reason: str) -> None:
@@ -67,32 +76,47 @@ class Watch:
     def tell(self) -> None:
         """Report the events that were not reported yet."""
         timeline = self._journal.state.timeline
-        for moment in timeline[self._told :]:
+        fresh, self._told = timeline[self._told :], len(timeline)
+        if fresh:
+            self._heard_at = self._journal.clock.monotonic()
+        for moment in fresh:
             self._progress(moment)
-        self._told = len(timeline)
 
     def _loop(self) -> None:
         while not self._over.wait(POLL_S):
             try:
                 self._look()
-            except StoreUnavailable as error:
+            except RunbookError as error:  # whatever it is, a kernel without a watch would be worse
                 self.trouble = error.what
 
     def _look(self) -> None:
         self.tell()
         state = self._journal.state
+        if state.opened and state.session != self._session:
+            self.killed = "another process has taken the run over"
+            self._kill()
+            return
         self._pass_on(state)
         self._climb(state)
+        if self._journal.clock.monotonic() - self._reaped_at > REAP_S:
+            self._reaped_at = self._journal.clock.monotonic()
+            reap(self._journal.store, self._journal.clock, but=self._journal.run)
 
     def _pass_on(self, state: RunState) -> None:
         """Write a signal or an exhausted budget into the journal, where the kernel sees it."""
-        if state.started and not state.cancel and not self.reason:
-            age = self._journal.clock.now() - datetime.fromisoformat(state.started)
-            if age.total_seconds() > self._budget_s and not state.finished:
-                self.reason = f"the budget of {self._budget_s:.0f} s is used up"
+        if not state.cancel and not self.reason and self._over_budget(state):
+            self.reason = f"the budget of {self._budget_s:.0f} s is used up"
         if self.reason and state.opened and not state.cancel and not state.finished:
             with contextlib.suppress(IllegalMove):
                 self._journal.append(ev.CancelRequested(reason=self.reason))
+
+    def _over_budget(self, state: RunState) -> bool:
+        """Whether this session took too long; waiting for people does not count, nor what follows a confirmation."""
+        self._confirmed = self._confirmed or state.state == "confirming"
+        if not state.started or state.finished or self._confirmed or _waits(state):
+            return False
+        age = (self._journal.clock.now() - datetime.fromisoformat(state.since)).total_seconds()
+        return age - state.waited_s > self._budget_s
 
     def _climb(self, state: RunState) -> None:
         """Interrupt and then kill a kernel that does not find its own way out in time."""
@@ -100,16 +124,21 @@ class Watch:
         if not late:
             self._late_since, self._interrupted = None, False
             return
-        now = self._journal.clock.now()
-        self._late_since = self._late_since or now
-        waited = (now - self._late_since).total_seconds()
-        grace = UNDO_GRACE_S if state.state == "rolling_back" else GRACE_S
-        if waited > grace and not self._interrupted:
+        now = self._journal.clock.monotonic()
+        self._late_since = now if self._late_since is None else self._late_since
+        undoes = state.state == "rolling_back"
+        waited = now - max(self._late_since, self._heard_at if undoes else 0.0)
+        if waited <= (UNDO_GRACE_S if undoes else GRACE_S):
+            return
+        if self._interrupted:
+            self.killed = late
+            self._kill()
+        else:
             self._interrupted, self._late_since = True, now
             interrupt(self._pid)
-        elif waited > grace:
-            self.killed = late
-            kill_all(self._pid, self._journal.run)
+
+    def _kill(self) -> None:
+        kill_all(self._pid, self._journal.run, self._session)
 
     def _late(self, state: RunState) -> str:
         now = self._journal.clock.now()
@@ -121,6 +150,11 @@ class Watch:
         if state.cancel or self.reason:
             return f"stopped: {state.cancel or self.reason}"
         step = state.running_step
-        if step and now > datetime.fromisoformat(step.deadline) + timedelta(seconds=1):
+        if step and not _waits(state) and now > datetime.fromisoformat(step.deadline) + timedelta(seconds=1):
             return f"step {step.name} took longer than its timeout"
         return ""
+
+
+def _waits(state: RunState) -> bool:
+    """Whether the run waits for people: that time is nobody's fault."""
+    return state.asks is not None or state.state == "confirming"

@@ -2,14 +2,17 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
-import psutil
 import pytest
+from labs import BACK, CHECK, CLOSE, DRAIN, Lab, cell, lives, step, until
 
-from .conftest import CHECK, CLOSE, DRAIN, Lab, cell, step
+from rbkit.execute.runner import _signals
+from rbkit.execute.supervise import Supervision
+from rbkit.settings import Settings
 
 pytestmark = [pytest.mark.xdist_group("execute"), pytest.mark.timeout(120)]
 
@@ -19,27 +22,11 @@ def verified(lab: Lab) -> bool:
     return lab.rbkit("record", "verify").returncode == 0
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come within a minute"
-        time.sleep(0.05)
-
-
 def test_success(healthy: Lab, book: Callable[..., str]) -> None:
     """A notebook whose steps are done and whose postconditions pass is resolved, exit 0."""
-    back = step("back", 'return await run.use("balancer").ready("checkout-2")')
-    done = healthy.rbkit("run", book(DRAIN, back, CHECK, CLOSE))
+    done = healthy.rbkit("run", book(DRAIN, BACK, CHECK, CLOSE))
     assert (done.returncode, healthy.state().outcome) == (0, "resolved"), done.stderr + done.stdout
     assert verified(healthy)
-
-
-def lives(pid: int) -> bool:
-    """Whether a process runs; one that is dead and only not yet reaped by init does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.mark.parametrize(
@@ -106,7 +93,7 @@ def test_kernel_killed(healthy: Lab, book: Callable[..., str], tmp_path: Path) -
         "await asyncio.sleep(600)"
     )
     process = healthy.start("run", book(DRAIN, step("hang", body, "2m"), CHECK, CLOSE))
-    wait_for(pids.exists)
+    until(pids.exists)
     kernel, child = map(int, pids.read_text().split())
     os.kill(kernel, signal.SIGKILL)
     process.communicate(timeout=60)
@@ -153,7 +140,7 @@ def test_signal(healthy: Lab, book: Callable[..., str], number: signal.Signals, 
     mark = tmp_path / "mark"
     body = f"import asyncio\nopen({str(mark)!r}, 'w').close()\nawait asyncio.sleep(600)"
     process = healthy.start("run", book(DRAIN, step("hang", body, "2m"), CHECK, CLOSE))
-    wait_for(mark.exists)
+    until(mark.exists)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     state = healthy.state()
@@ -179,3 +166,34 @@ def test_never_opened(healthy: Lab, book: Callable[..., str]) -> None:
     done = healthy.rbkit("run", str(bad))
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
+
+
+def test_a_kernel_that_does_not_start(healthy: Lab, book: Callable[..., str], tmp_path: Path) -> None:
+    """A kernel that dies before it answers is told in one sentence, not as a traceback; no run is left."""
+    spec = tmp_path / "kernels" / "broken" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text('{"argv": ["/bin/false"], "display_name": "broken", "language": "python"}')
+    bad = Path(book(DRAIN, CHECK, CLOSE))
+    bad.write_text(bad.read_text().replace('"python3"', '"broken"'))
+    lab = replace(healthy, variables={"JUPYTER_PATH": str(tmp_path)})
+    known = lab.runs()
+    done = lab.rbkit("run", str(bad))
+    assert (done.returncode, "could not be started" in done.stderr) == (1, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert lab.runs() == known
+
+
+@pytest.mark.parametrize("under_nohup", [False, True])
+def test_a_lost_terminal_stops_a_run_unless_that_is_not_wanted(under_nohup: bool) -> None:
+    """SIGHUP means what SIGTERM means; under nohup it still means nothing. The handlers before are put back."""
+    watched = SimpleNamespace(reasons=[])
+    watched.ask_to_stop = watched.reasons.append
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if under_nohup else signal.SIG_DFL)
+    try:
+        with _signals(Supervision("20260101-000000-aaaaaa", Settings(), watch=watched)):
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert watched.reasons == [*["SIGHUP from outside"][under_nohup:], "SIGTERM from outside"]
+        assert signal.getsignal(signal.SIGHUP) is (signal.SIG_IGN if under_nohup else signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -7,9 +7,8 @@ from pathlib import Path
 import nbformat
 import pytest
 import scrapbook
+from labs import REPO, Lab
 from nbclient import NotebookClient
-
-from .conftest import REPO, Lab
 
 pytestmark = pytest.mark.timeout(180)
 NOTEBOOK = "notebooks/memory_leak.ipynb"
