@@ -2,11 +2,11 @@
 
 import sys
 
-from rbkit.cli import output, practice, reading, records, running
+from rbkit.cli import approving, output, practice, reading, records, running, steering
 from rbkit.cli.app import app
 from rbkit.errors import RunbookError
 
-__all__ = ["main", "practice", "reading", "records", "running"]
+__all__ = ["approving", "main", "practice", "reading", "records", "running", "steering"]
 
 
 def main() -> None:

@@ -48,5 +48,5 @@ def options(
         bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Hold what every command needs."""
-    context.obj = Context(Settings.read(home=home.resolve() if home else None), debug)
+    """Hold what every command needs; who acts is the operating system's user, whatever a variable says."""
+    context.obj = Context(Settings.read(home=home.resolve() if home else None, actor=""), debug)

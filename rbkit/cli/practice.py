@@ -10,7 +10,7 @@ from rbkit.cli import output
 from rbkit.cli.app import Context, app
 from rbkit.cli.running import execute
 from rbkit.errors import RunbookError
-from rbkit.policy import EXIT_CODES
+from rbkit.policy import exit_code
 from rbkit.sandbox import lifecycle
 from rbkit.sandbox.lifecycle import FAULTS, Status
 
@@ -115,7 +115,7 @@ def _demo(context: Context, home: Path, was_up: bool) -> int:
     _show(lifecycle.status(home), False)
     _say("5  rbkit record verify")
     verified(context, str(record))
-    return EXIT_CODES[state.outcome]  # type: ignore[index]
+    return exit_code(state)
 
 
 def _say(text: str) -> None:

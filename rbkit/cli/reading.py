@@ -12,19 +12,20 @@ import typer
 from rbkit.cli import output
 from rbkit.cli.app import Context, app
 from rbkit.cli.complete import environments, runbooks, runs
-from rbkit.cli.running import change_text
-from rbkit.clock import wall
+from rbkit.cli.telling import change_text
+from rbkit.clock import SystemClock, wall
 from rbkit.contract import Contract
-from rbkit.errors import JournalBroken
+from rbkit.errors import Held, JournalBroken
 from rbkit.fold import RunState
 from rbkit.journal import AUDIT, Journal, existing
-from rbkit.policy import EXIT_CODES, approvals_needed
-from rbkit.record.summary import headline, tell
+from rbkit.policy import approvals_needed, exit_code
+from rbkit.reaping import lost
+from rbkit.record.summary import headline, standing_word, tell
 from rbkit.record.view import view
 from rbkit.stores.sqlite import SqliteStore
 from rbkit.values import human
 
-__all__ = ["lint", "list_", "plan", "show", "watch"]
+__all__ = ["follow", "lint", "list_", "plan", "show", "watch"]
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 _Run = Annotated[str, typer.Argument(help="A run's id, the beginning or end of one, or `last`.", autocompletion=runs)]
@@ -55,6 +56,8 @@ def plan(
 def _show_contract(contract: Contract, approvals: dict[str, int]) -> None:
     output.say(f"{contract.name} {contract.version} — {contract.title}", style="bold")
     output.say(f"owner {contract.owner} · budget {human(contract.budget_s)} · {contract.digest[:19]}…")
+    confirmed = f", confirm within {human(contract.confirm_within_s)}" if contract.confirm_within_s else ""
+    output.say(f"rolled back: {contract.rollback.replace('_', ' ')}{confirmed}")
     _heading("Parameters")
     output.table([
         (p.name, p.type, "required" if p.required else json.dumps(p.default, ensure_ascii=False), p.help)
@@ -80,7 +83,10 @@ def _show_steps(contract: Contract, approvals: dict[str, int]) -> None:
         needed = approvals_needed(step.risk, step.approvals, approvals)
         output.say(f"  ○ {step.name} · risk {step.risk} · at most {human(step.timeout_s)}, {step.max_targets} target(s)"
                    f" · {f'{needed} approval(s)' if needed else 'no approval'}")  # fmt: skip
-        output.table([("", "does", step.intent), ("", "undo", step.undo), ("", "expect", step.expect)])
+        how = "one of low risk by itself" if step.automatic else "a person chooses"
+        instead = f"{', '.join(step.otherwise)} ({how})" if step.otherwise else ""
+        rows = [("does", step.intent), ("undo", step.undo), ("expect", step.expect), ("if it fails", instead)]
+        output.table([("", word, text) for word, text in rows if text or word != "if it fails"])
 
 
 def _heading(text: str) -> None:
@@ -123,30 +129,34 @@ def _runs(context: Context, most: int = 20) -> list[dict[str, Any]]:
 
 def _run_row(store: SqliteStore, name: str) -> dict[str, Any]:
     try:
-        state = Journal(store, name, "cli").state
+        state = Journal(store, name, "cli", session=0).state
+        dead = lost(store, state, SystemClock().now())
     except JournalBroken as error:
-        return {"run": name, "state": "broken", "outcome": "", "started": datetime.now(UTC).isoformat(),
-                "text": f"✗ broken journal: {error.what}"}  # fmt: skip
+        return {"run": name, "state": "broken", "stands": "broken", "outcome": "",
+                "started": datetime.now(UTC).isoformat(), "text": f"✗ broken journal: {error.what}"}  # fmt: skip
     return {
-        "run": name, "state": state.state, "outcome": state.outcome, "started": state.started, "text": headline(state),
+        "run": name, "state": state.state, "stands": standing_word(state, dead), "outcome": state.outcome,
+        "started": state.started, "text": headline(state, dead),
     }  # fmt: skip
 
 
 @app.command()
 def show(context: typer.Context, run: _Run = "last", as_json: _Json = False) -> None:
     """Show where a run stands: what is done, what runs, what waits, what is next, how to stop."""
-    state = existing(SqliteStore(context.obj.settings.home), run, "cli").state
+    store = SqliteStore(context.obj.settings.home)
+    state = existing(store, run, "cli").state
+    dead = lost(store, state, SystemClock().now())
     if as_json:
-        output.data(view(state))
+        output.data(view(state, dead))
     else:
-        _show_state(context.obj, state)
+        _show_state(context.obj, state, dead)
 
 
-def _show_state(context: Context, state: RunState) -> None:
-    facts = view(state)
-    output.line(headline(state))
+def _show_state(context: Context, state: RunState, dead: str) -> None:
+    facts = view(state, dead)
+    output.line(headline(state, dead))
     output.say(f"run {state.run} · {facts['mode']} · {facts['started_by']} · "
-               f"{wall(datetime.fromisoformat(state.started))} · {human(facts['seconds'])}")  # fmt: skip
+               f"{wall(datetime.fromisoformat(state.started))} · {human(_age(state))}")  # fmt: skip
     if state.reason:
         output.say(f"why {state.reason}")
     for phase in ("precondition", "postcondition"):
@@ -161,11 +171,18 @@ def _show_state(context: Context, state: RunState) -> None:
     _show_now(context, facts)
 
 
+def _age(state: RunState) -> float:
+    """Return the seconds that a run has taken so far."""
+    ended = datetime.fromisoformat(state.ended) if state.ended else SystemClock().now()
+    return (ended - datetime.fromisoformat(state.started)).total_seconds()
+
+
 def _show_now(context: Context, facts: dict[str, Any]) -> None:
     record = context.settings.home / "records" / f"{facts['run']}.ipynb"
     rows = [
         ("at", f"{facts['position']['done']} of {facts['position']['total']} steps"), ("now", facts["running"]),
-        ("waits", facts["waits_for"]), ("next", facts["next"]), ("record", str(record) if record.is_file() else ""),
+        ("dead", facts["lost"]), ("in doubt", ", ".join(facts["in_flight"])), ("waits", facts["waits_for"]),
+        ("next", facts["next"]), ("record", str(record) if record.is_file() else ""),
         *[("you can", way) for way in facts["ways_out"]],
     ]  # fmt: skip
     output.table([row for row in rows if row[1]], indent=0)
@@ -174,8 +191,23 @@ def _show_now(context: Context, facts: dict[str, Any]) -> None:
 @app.command()
 def watch(context: typer.Context, run: _Run = "last", as_json: _Json = False) -> None:
     """Follow a run until it is over; the exit code is the run's."""
-    journal = existing(SqliteStore(context.obj.settings.home), run, "cli")
-    told, quiet_since = 0, time.monotonic()
+    store = SqliteStore(context.obj.settings.home)
+    raise typer.Exit(follow(store, existing(store, run, "cli"), as_json=as_json))
+
+
+def follow(store: SqliteStore, journal: Journal, *, as_json: bool = False, told: int = 0) -> int:
+    """Tell a run's events until it is over or its process is dead.
+
+    Args:
+        store: Where its journal lies.
+        journal: The run's journal, as an onlooker sees it.
+        as_json: One JSON object a line.
+        told: How many events have been told already.
+
+    Returns:
+        The run's exit code; 4 when its process is dead.
+    """
+    quiet_since = time.monotonic()
     while True:
         state = journal.state
         for moment in state.timeline[told:]:
@@ -183,11 +215,24 @@ def watch(context: typer.Context, run: _Run = "last", as_json: _Json = False) ->
             quiet_since = time.monotonic()
         told = len(state.timeline)
         if state.finished:
-            raise typer.Exit(EXIT_CODES[state.outcome])  # type: ignore[index]
+            return exit_code(state)
+        if dead := lost(store, state, SystemClock().now()):
+            return _told_dead(state, dead, as_json)
         if time.monotonic() - quiet_since > 5 and not as_json:
-            output.say(f"  still working: {state.running_step.name if state.running_step else state.state}")
+            output.say(f"  still working: {_now(state)}")
             quiet_since = time.monotonic()
         time.sleep(0.3)
+
+
+def _now(state: RunState) -> str:
+    return state.waits_for or (state.running_step.name if state.running_step else state.state)
+
+
+def _told_dead(state: RunState, dead: str, as_json: bool) -> int:
+    if not as_json:
+        output.line(f"{headline(state, dead)}: {dead}")
+        output.table([("you can", way) for way in view(state, dead)["ways_out"]])
+    return Held.exit_code
 
 
 def _tell(moment: Any, as_json: bool) -> None:

@@ -6,25 +6,42 @@ from typing import Any
 
 from rbkit import events as ev
 from rbkit.clock import wall
-from rbkit.fold import Change, Moment, RunState
+from rbkit.fold import RunState
+from rbkit.progress import Change, Moment
 from rbkit.values import human
 
-__all__ = ["GLYPHS", "duration", "headline", "markdown", "tell"]
+__all__ = ["GLYPHS", "duration", "headline", "markdown", "standing_word", "tell"]
 
 GLYPHS = {
     "pending": "○", "running": "◐", "waiting": "⏸", "done": "✓", "planned": "✓", "skipped": "↷", "failed": "✗",
     "rolled_back": "↩", "unknown": "?", "resolved": "✓", "not_applicable": "↷", "needs_operator": "⏸",
     "aborted": "✗", "intended": "?", "PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?", "ERROR": "✗", "SKIPPED": "↷",
-    "RUNNING": "◐",
+    "RUNNING": "◐", "interrupted": "?", "replaced": "↷", "rolling_back": "↩",
+}  # fmt: skip
+_WORDS = {
+    "waiting": "waiting", "confirming": "waiting", "interrupted": "interrupted", "stranded": "interrupted",
+    "rolling_back": "rolling_back", "new": "not opened",
 }  # fmt: skip
 
 
-def headline(state: RunState) -> str:
-    """Say in one line how a run stands."""
-    word = state.outcome or ("open" if state.state != "new" else "not opened")
+def headline(state: RunState, lost: str = "") -> str:
+    """Say in one line how a run stands.
+
+    Args:
+        state: The run.
+        lost: Why its process counts as dead; empty when it lives or the run is over.
+    """
+    word = standing_word(state, lost)
     name = f"{state.opened.runbook} {state.opened.version} on {state.opened.environment}" if state.opened else state.run
     mode = " · dry run" if state.opened and state.opened.mode == "dry_run" else ""
     return f"{GLYPHS.get(word, '◐')} {word.replace('_', ' ')} — {name}{mode}"
+
+
+def standing_word(state: RunState, lost: str = "") -> str:
+    """Name how a run stands: its outcome when it is over, else running, waiting, rolling_back or interrupted."""
+    if state.outcome and state.finished:
+        return state.outcome
+    return "interrupted" if lost else _WORDS.get(state.state, "running")
 
 
 def duration(state: RunState) -> float:
@@ -55,6 +72,7 @@ def _sections(state: RunState) -> Iterator[str]:
         for d in state.decisions
     ]  # fmt: skip
     yield _table("Decisions", ["UTC", "Rules", "Outcome", "Target", "Why", "Inputs"], decisions)
+    yield _table("Approvals", ["", "Step", "Plan", "Result", "Who", "Why"], _approvals(state))
     checks = [[GLYPHS.get(c.verdict, ""), c.phase, c.name, c.verdict, c.why] for c in state.checks.values()]
     yield _table("Checks", ["", "Phase", "Check", "Verdict", "Evidence"], checks)
     steps = [[GLYPHS.get(s.state, ""), s.name, s.state, human(s.seconds), s.why or s.intent]
@@ -73,9 +91,20 @@ def _facts(state: RunState) -> str:
         ["Run", state.run], ["Runbook", f"{opened.runbook} {opened.version} ({opened.digest[:19]}…)"],
         ["Environment", opened.environment], ["Mode", opened.mode], ["Started by", f"{state.actor} ({opened.driver})"],
         ["Began", wall(_at(state.started))], ["Took", human(duration(state))], ["Parameters", given],
-        ["Rolled back", _rollback(state)],
+        ["Rolled back", _rollback(state)], ["By hand", "; ".join(state.rollback.by_hand) if state.rollback else ""],
     ]  # fmt: skip
     return _table("", ["", ""], [row for row in rows if row[1]])
+
+
+def _approvals(state: RunState) -> list[list[str]]:
+    return [
+        [GLYPHS.get(_APPROVED.get(a.result, ""), "⏸"), a.request.step, "; ".join(a.changes), a.result or "waits",
+         ", ".join(a.given) or a.denied, a.why or a.reason]
+        for a in state.approvals
+    ]  # fmt: skip
+
+
+_APPROVED = {"granted": "done", "denied": "failed", "expired": "failed", "void": "skipped"}
 
 
 def _rollback(state: RunState) -> str:
@@ -137,7 +166,10 @@ _TELL: dict[type, Any] = {
     ev.CheckEnded: lambda e: f"{e.phase} {e.name}: {e.verdict}: {e.why}",
     ev.CheckSkipped: lambda e: f"{e.phase} {e.name} skipped: {e.why}",
     ev.Observed: lambda e: f"observed {e.name}: {e.rows} rows in {human(e.seconds)} from {e.source}",
-    ev.Decided: lambda e: f"decided {e.outcome}{_weight(e)} by rules {e.rules} {e.version}: {e.why}",
+    ev.Decided: lambda e: (
+        f"decided {e.outcome}{_weight(e)} by rules {e.rules} {e.version}: {e.why}"
+        f"{f'; kept, the rules would now say {e.now}' if e.now else ''}"
+    ),
     ev.StepStarted: lambda e: f"step {e.step} began (risk {e.risk}, at most {human(e.timeout_s)}): {e.intent}",
     ev.StepDone: lambda e: f"step {e.step} done in {human(e.seconds)}",
     ev.StepPlanned: lambda e: f"step {e.step} planned (dry run)",
@@ -149,7 +181,24 @@ _TELL: dict[type, Any] = {
     ev.ChangeDone: lambda e: f"{e.how}, read back from the target, in {human(e.seconds)}",
     ev.ChangeFailed: lambda e: f"not changed: {e.why}",
     ev.ChangeUnknown: lambda e: f"may or may not have changed: {e.why}",
-    ev.ApprovalRequested: lambda e: f"step {e.step} needs {e.needed} approval(s), risk {e.risk}",
+    ev.SessionBegan: lambda e: f"{_PURPOSES[e.purpose]} by process {e.pid} on {e.host} (session {e.session}){_more(e)}",
+    ev.LeaseAwaited: lambda e: f"waits for {e.target}, held by run {e.holder} until {_time(e.until)}",
+    ev.FallbackChosen: lambda e: f"{e.otherwise} (risk {e.risk}) is made in place of {e.step}, chosen: {e.how}",
+    ev.RollingPlanned: lambda e: (
+        f"{e.action} on {len(e.targets)} target(s), in batches {e.batches}: {', '.join(e.targets)}"
+    ),
+    ev.RollingEnded: lambda e: (
+        f"{len(e.done)} done, {len(e.failed)} failed, {len(e.remaining)} left alone{f': {e.why}' if e.why else ''}"
+    ),
+    ev.ApprovalRequested: lambda e: (
+        f"step {e.step} (risk {e.risk}) waits for {e.needed} approval(s) by "
+        f"{', '.join(e.approvers)} until {_time(e.until)}: {'; '.join(i['call'] for i in e.plan.get('changes', []))}"
+    ),
+    ev.ApprovalGiven: lambda e: f"approved the plan {e.digest[:19]}…{f': {e.reason}' if e.reason else ''}",
+    ev.ApprovalDenied: lambda e: f"denied the plan {e.digest[:19]}…{f': {e.reason}' if e.reason else ''}",
+    ev.ApprovalEnded: lambda e: f"approval {e.result} for the plan {e.digest[:19]}…: {e.why}",
+    ev.ConfirmationRequested: lambda e: f"waits until {_time(e.until)} for a confirmation, else it is rolled back",
+    ev.Confirmed: lambda e: f"confirmed: what was done may stand{f': {e.reason}' if e.reason else ''}",
     ev.Asked: lambda e: f"asked: {e.prompt} [{'/'.join(e.options)}]",
     ev.Answered: lambda e: f"answered {e.answer} ({e.how}{f': {e.why}' if e.why else ''})",
     ev.CancelRequested: lambda e: f"asked to stop: {e.reason}",
@@ -159,6 +208,21 @@ _TELL: dict[type, Any] = {
     ev.RecordSealed: lambda e: f"record sealed, {len(e.cells)} cells",
     ev.InputRefused: lambda e: f"refused {e.runbook} {e.field}: {e.why}",
 }
+
+
+_PURPOSES: dict[str, str] = {
+    "resume": "resumed", "roll_back": "taken over to be rolled back", "abandon": "abandoned",
+    "interruption": "found dead",
+}  # fmt: skip
+
+
+def _more(event: ev.SessionBegan) -> str:
+    changed = "; the runbook was changed meanwhile, and that was accepted" if event.differences else ""
+    return f"{f': {event.why}' if event.why else ''}{changed}"
+
+
+def _time(text: str) -> str:
+    return wall(_at(text))
 
 
 def _weight(event: ev.Decided) -> str:

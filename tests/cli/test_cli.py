@@ -2,72 +2,16 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rbkit import events as ev
 from rbkit.cli import main
-from rbkit.clock import FakeClock
-from rbkit.journal import AUDIT, Journal
-from rbkit.record.document import write
+from rbkit.clock import SystemClock
+from rbkit.journal import AUDIT
+from rbkit.leases import run_lease
 from rbkit.stores.sqlite import SqliteStore
-
-REPO = Path(__file__).parents[2]
-Rbkit = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("RBKIT_NOTEBOOKS", "RBKIT_PARAMETERS", "RBKIT_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RBKIT_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.chdir(REPO)
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def rbkit(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Rbkit:
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rbkit", *words])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
-
-
-def past_run(home: Path, outcome: str = "failed") -> str:
-    """Leave a run with a record."""
-    journal = Journal(SqliteStore(home), "20260101-000000-abcdef", "kernel", actor="os:alice", clock=FakeClock())
-    contract = {"steps": [{"name": "drain", "intent": "Drain."}], "checks": [
-        {"name": "fine", "phase": "precondition", "sentence": "Fine."}]}  # fmt: skip
-    journal.append(
-        ev.RunOpened(
-            runbook="trial",
-            version="1",
-            owner="o",
-            mode="live",
-            environment="test",
-            environment_digest="",
-            digest="d",
-            contract=contract,
-            parameters={},
-            driver="headless",
-            host="h",
-            pid=1,
-            notebook="n",
-            budget_s=1.0,
-        )  # fmt: skip
-    )
-    if outcome:
-        journal.append(ev.RunClosed(outcome=outcome, reason="a trial"))  # type: ignore[arg-type]
-        notebook = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-        write(notebook, journal, home / "records" / f"{journal.run}.ipynb")
-    return journal.run
+from tests.cli.conftest import Rbkit, past_run
 
 
 @pytest.mark.parametrize(
@@ -111,7 +55,7 @@ def test_refused_input(rbkit: Rbkit, home: Path, given: list[str], named: str) -
         (["show", "nothing"], "no run 'nothing'"),
         (["record", "show", "nothing.ipynb"], "no record"),
         (["record", "verify", "nothing.ipynb"], "no record"),
-        (["rum"], "Did you mean 'run'?"),
+        (["rum"], "'run'"),
         (["sandbox", "break", "memry-leak"], "→"),
     ],
 )
@@ -174,11 +118,13 @@ def test_show_and_watch(rbkit: Rbkit, home: Path, outcome: str, code: int) -> No
 
 def test_show_open(rbkit: Rbkit, home: Path) -> None:
     """A run that is under way shows what is next and how to stop it."""
-    past_run(home, "")
+    run = past_run(home, "")
+    SqliteStore(home).acquire(run_lease(run), f"{run}/here/1/abcdef", SystemClock().now(), 60.0)
     out = rbkit("show")[1]
+    assert "◐ running" in out
     assert "drain" in out
     assert "0 of 1 steps" in out
-    assert "Ctrl-C" in out
+    assert f"rbkit cancel {run}" in out
     assert rbkit("record", "show")[0] == 2
 
 
