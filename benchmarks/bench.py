@@ -24,6 +24,10 @@ from rbkit.wiring import Wiring
 HERE = Path(__file__).parent
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 _OPEN = 'from rbkit import open_run\nrun = open_run("bench", version="1", owner="bench", budget="5m")'
+_STEP = (
+    '@run.step(risk="low", timeout="30s")\nasync def step_{number}():\n    """Do it. Undo: none. Expect: done."""\n'
+    "    return {number}\n\nawait step_{number}()"
+)
 _CHECK = '@run.postcondition\nasync def fine():\n    """Fine."""\n    return True\n\nawait fine()'
 
 
@@ -74,6 +78,36 @@ def whole_runs(trivial: int) -> list[dict[str, Any]]:
         {"what": f"{title}, {trivial} cells", "seconds": round(value, 2), "ratio": round(value / base, 2)}
         for title, value in medians.items()
     ]
+
+
+def resumed(steps: int = 200) -> list[dict[str, Any]]:
+    """Interrupt a run of many finished steps before its end and resume it; time what that adds to a kernel's start."""
+    stop = "import os, pathlib, time\nif not pathlib.Path('again').exists():\n    pathlib.Path('again').touch()\n"
+    stop += "    os.kill(os.getppid(), 9)\n    time.sleep(60)"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "bench.yaml").write_text("name: bench\n")
+        marks = [("step", _STEP.format(number=number)) for number in range(steps)]
+        cells = [("parameters", 'environment: str = "bench"'), ("contract", _OPEN), *marks, ("diagnose", stop)]
+        (folder / "long.ipynb").write_text(
+            json.dumps(notebook([*cells, ("postcondition", _CHECK), ("close", "run.close()")]))
+        )
+        (folder / "short.ipynb").write_text(
+            json.dumps(notebook([*cells[:2], ("postcondition", _CHECK), ("close", "run.close()")]))
+        )
+        begin = [sys.executable, "-m", "rbkit", "run", "long.ipynb"]
+        variables = {
+            **os.environ,
+            "RBKIT_HOME": str(folder / "home"),
+            "RBKIT_PARAMETERS": str(folder),
+            "RBKIT_LEASE": "1s",
+        }
+        subprocess.run(begin, cwd=folder, env=variables, check=False, capture_output=True)
+        time.sleep(2.0)  # the lease of the killed run lapses
+        long = timed([sys.executable, "-m", "rbkit", "resume", "last"], folder)
+        short = statistics.median(timed([*begin[:-1], "short.ipynb"], folder) for _ in range(3))
+    what = f"resume of {steps} finished steps, beyond the run of an empty runbook"
+    return [{"what": what, "seconds": round(long - short, 2)}]
 
 
 def quantiles(what: str, work: Callable[[int], None], times: int = 300) -> dict[str, Any]:
@@ -147,12 +181,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure, write, print."""
     runs = [*whole_runs(1), *whole_runs(20)]
-    costs = gate_costs()
-    (HERE / "results.json").write_text(json.dumps({"rounds": ROUNDS, "runs": runs, "costs": costs}, indent=2) + "\n")
+    costs, resumes = gate_costs(), resumed()
+    found = {"rounds": ROUNDS, "runs": runs, "costs": costs, "resume": resumes}
+    (HERE / "results.json").write_text(json.dumps(found, indent=2) + "\n")
     head = (
         "# Benchmarks\n\nMade by `make bench`; the ratios are to plain papermill in the same run. Trust the ratios.\n"
     )
-    text = f"{head}\n{table(runs)}\n\n{table(costs)}\n"
+    text = f"{head}\n{table(runs)}\n\n{table(costs)}\n\n{table(resumes)}\n"
     (HERE / "results.md").write_text(text)
     sys.stdout.write(text)
 

@@ -19,7 +19,7 @@ from rbkit.entries import Entry, seal_entry
 from rbkit.errors import IllegalMove
 from rbkit.events import Call, Event, Mode
 from rbkit.fold import RunState
-from rbkit.gate import Gate, Terms, current_step
+from rbkit.gate import Gate, current_step
 from rbkit.journal import Journal
 from rbkit.policy import ApprovalRules
 from rbkit.run import Run
@@ -28,6 +28,7 @@ from rbkit.sandbox.layout import INSTANCES, Layout
 from rbkit.settings import Environment
 from rbkit.stores.memory import MemoryStore
 from rbkit.tape import Tape
+from rbkit.terms import Terms
 from rbkit.wiring import Wiring
 
 RUN = "20260101-000000-aaaaaa"
