@@ -23,7 +23,7 @@ def view(state: RunState, lost: str = "") -> dict[str, Any]:
         steps, changes, decisions, and the ways out.
     """
     opened = state.opened
-    steps = _steps(state)
+    steps = _steps(state, lost)
     return {
         "run": state.run, "runbook": opened.runbook if opened else "", "version": opened.version if opened else "",
         "environment": opened.environment if opened else "", "mode": opened.mode if opened else "",
@@ -47,16 +47,17 @@ def view(state: RunState, lost: str = "") -> dict[str, Any]:
 _OVER = {"done", "planned", "skipped"}
 
 
-def _steps(state: RunState) -> list[dict[str, Any]]:
+def _steps(state: RunState, lost: str) -> list[dict[str, Any]]:
     declared = (state.opened.contract.get("steps", []) if state.opened else []) or []
     names = list(dict.fromkeys([step["name"] for step in declared] + list(state.steps)))
     intents = {step["name"]: step["intent"] for step in declared}
-    return [_step(state, name, intents.get(name, "")) for name in names]
+    return [_step(state, name, intents.get(name, ""), lost) for name in names]
 
 
-def _step(state: RunState, name: str, intent: str) -> dict[str, Any]:
+def _step(state: RunState, name: str, intent: str, lost: str) -> dict[str, Any]:
     step = state.steps.get(name)
     word = step.state if step else "pending"
+    word = "interrupted" if lost and word == "running" else word
     return {
         "name": name, "state": word, "glyph": GLYPHS[word], "intent": intent or (step.intent if step else ""),
         "risk": step.risk if step else "", "seconds": round(step.seconds, 3) if step else 0.0,

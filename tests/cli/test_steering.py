@@ -87,6 +87,7 @@ def test_dead_runs_are_shown_as_interrupted(rbkit: Rbkit, home: Path) -> None:
     assert "? interrupted" in out
     facts = json.loads(rbkit("show", "--json")[1])
     assert (facts["stands"], facts["running"], facts["in_flight"]) == ("interrupted", "", [str(DRAIN)])
+    assert [(step["name"], step["state"]) for step in facts["steps"]] == [("drain", "interrupted")]
     assert [way.split()[1] for way in facts["ways_out"]] == ["resume", "rollback", "abandon"]
 
 
