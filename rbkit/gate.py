@@ -125,6 +125,8 @@ class Gate:
         """
         if change.inverse is None:
             raise IllegalMove(f"{change.call} cannot be undone: {change.irreversible}.")
+        if change.in_doubt:
+            self.targets.anew(change.call.target)
         return await self._made(change.inverse, change.step, undoes=change.key)
 
     async def settle(self, change: Change) -> bool:
@@ -139,6 +141,7 @@ class Gate:
         await self.permits.answered()
         with self._effect():
             adapter = self.world.capability(change.call.capability)
+            self.targets.anew(change.call.target)
             await self._hold(adapter, change.call)
             state = await self._found(adapter, change)
             if state is not None:
@@ -202,7 +205,8 @@ class Gate:
 
     def _inherited_of(self, call: Call, step: str) -> Change | None:
         changes = [self.journal.known.changes[key] for key in self._inherited]
-        return next((c for c in changes if (c.step, c.call) == (step, call) and (c.acted or c.why == _NOT_MADE)), None)
+        same = [c for c in changes if (c.step, c.call) == (step, call) and not c.undone]
+        return next((c for c in same if c.in_doubt or c.state == "done" or c.why == _NOT_MADE), None)
 
     async def _settled(self, change: Change, step: StepSpec) -> Change:
         """Return what was made before; what was not is made again under the key of its first attempt."""

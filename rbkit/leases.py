@@ -119,7 +119,7 @@ def _had(store: Store, name: str, holder: str, clock: Clock, ttl_s: float) -> Le
     found = lease_of(store, name, clock)
     if found and found.live(clock.now()) and (found.holder != holder or _lasts(found, clock)):
         return found
-    return patiently(lambda: store.acquire(name, holder, clock.now(), ttl_s), clock)
+    return patiently(lambda: store.acquire(name, holder, clock.now, ttl_s), clock)
 
 
 def _lasts(lease: Lease, clock: Clock) -> bool:
@@ -206,6 +206,17 @@ class Targets:
                 self._waits(target, lease)
                 told = True
             await self._clock.sleep(_POLL_S)
+
+    def anew(self, target: str) -> None:
+        """Give a target a higher token, if this session holds it: what is still under way with the old one is shut out.
+
+        Args:
+            target: The target's name.
+        """
+        name = self._name(target)
+        self._seen.pop(name, None)
+        acquire = self._store.acquire
+        patiently(lambda: acquire(name, self._holder, self._clock.now, self._ttl_s, fresh=True), self._clock)
 
     async def hold_all(self, targets: Iterable[str], within_s: float) -> list[str]:
         """Take several targets in the order in which nobody waits for ever.

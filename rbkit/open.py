@@ -18,6 +18,7 @@ from rbkit.lab.screen import NotebookScreen
 from rbkit.leases import Keeper, new_holder, take
 from rbkit.notebook import Runbook, catalogue, load, sources
 from rbkit.parameters import validate
+from rbkit.resilience import patiently
 from rbkit.run import Run
 from rbkit.settings import Environment, Settings
 from rbkit.stores.sqlite import SqliteStore
@@ -215,7 +216,7 @@ def _opened(settings: Settings, run: Run, environment: Environment, runbook: Run
         contract=contract.model_dump(mode="json"), parameters=run.parameters, driver=_driver(settings),
         host=platform.node(), pid=os.getpid(), notebook=runbook.path.name if runbook else "",
         budget_s=contract.budget_s, resumes=settings.tape, path=str(runbook.path.resolve()) if runbook else "",
-        source=keep(run.journal.store, sources(runbook)) if runbook else "",
+        source=patiently(lambda: keep(run.journal.store, sources(runbook)), run.journal.clock) if runbook else "",
     )  # fmt: skip
 
 

@@ -1,12 +1,16 @@
 """The protocol of a store: journals, tapes and leases that several processes share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from rbkit.entries import Entry
 
-__all__ = ["SLACK_S", "Lease", "Store"]
+__all__ = ["SLACK_S", "Lease", "Now", "Store"]
+
+Now = datetime | Callable[[], datetime]
+"""A time, or what tells it."""
 
 SLACK_S = 5.0
 """By how much two looks at the clock may disagree without anybody having set it back, seconds."""
@@ -60,14 +64,16 @@ class Store(Protocol):
     def fetch(self, name: str) -> bytes | None:
         """Read an answer from the tape; None when it is not there."""
 
-    def acquire(self, name: str, holder: str, now: datetime, ttl_s: float) -> Lease:
+    def acquire(self, name: str, holder: str, now: Now, ttl_s: float, fresh: bool = False) -> Lease:
         """Take a lease if nobody else holds it, in one atomic step.
 
         Args:
             name: What it is about.
             holder: Who wants it.
-            now: The present time, UTC.
+            now: What tells the time, UTC; it is asked when the store holds its lock, as a time that was read before
+                may be old by then. Or a time, where that cannot be.
             ttl_s: For how long, seconds.
+            fresh: Whether the caller wants a higher token although it holds the lease already.
 
         Returns:
             The lease as it stands then: the caller's if `holder` is the caller. One that the caller held and that

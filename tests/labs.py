@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from rbkit.clock import SystemClock
+from rbkit.errors import StoreUnavailable
 from rbkit.fold import RunState
 from rbkit.journal import AUDIT, Journal
 from rbkit.reaping import lost
@@ -182,7 +183,7 @@ def healthy(lab: Lab) -> Iterator[Lab]:
     yield lab
     for process in lab.started:
         with process:
-            everybody(process, signal.SIGKILL)
+            killed(process)
     lab.started.clear()
     lab.heal()
 
@@ -192,7 +193,7 @@ def ended(process: Process, within_s: float = 120) -> Done:
     try:
         out, err = process.communicate(timeout=within_s)
     except subprocess.TimeoutExpired:
-        everybody(process, signal.SIGKILL)
+        killed(process)
         out, err = process.communicate()
         raise AssertionError(f"it did not end within {within_s:.0f} s:\n{out}\n{err}") from None
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
@@ -204,6 +205,21 @@ def until(condition: Callable[[], object], within_s: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"it did not come within {within_s:.0f} s"
         time.sleep(0.05)
+
+
+def paused(lab: Lab, *pids: int) -> None:
+    """Stop processes at a moment when none of them holds the lock of the store: that would stop everybody else, too."""
+    store = SqliteStore(lab.home)
+    while True:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            store.release("nobody")
+        except StoreUnavailable:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        else:
+            return store.close()
 
 
 def lives(pid: int) -> bool:
@@ -219,11 +235,11 @@ def kernels(supervisor: Process) -> list[int]:
     return [process.pid for process in psutil.Process(supervisor.pid).children(recursive=True)]
 
 
-def everybody(supervisor: Process, number: signal.Signals) -> None:
-    """Send a signal to a supervisor, its kernel and what that has started, if it still runs."""
+def killed(supervisor: Process) -> None:
+    """Kill a supervisor, its kernel and what that has started, if it still runs."""
     if supervisor.poll() is None:
         for pid in [supervisor.pid, *kernels(supervisor)]:
-            os.kill(pid, number)
+            os.kill(pid, signal.SIGKILL)
 
 
 _OPEN = 'from rbkit import open_run\nrun = open_run("trial", version="1", owner="tests", budget="{budget}"{more})'

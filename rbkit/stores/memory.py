@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from threading import Lock
 
 from rbkit.entries import Entry
-from rbkit.store import Lease
+from rbkit.store import Lease, Now
 from rbkit.stores.leases import take
 
 __all__ = ["MemoryStore"]
@@ -45,10 +45,10 @@ class MemoryStore:
         """Read an answer from the tape."""
         return self.tape.get(name)
 
-    def acquire(self, name: str, holder: str, now: datetime, ttl_s: float) -> Lease:
+    def acquire(self, name: str, holder: str, now: Now, ttl_s: float, fresh: bool = False) -> Lease:
         """Take a lease if nobody else holds it."""
         with self._lock:
-            self.taken[name] = take(self.taken.get(name), name, holder, now, ttl_s)
+            self.taken[name] = take(self.taken.get(name), name, holder, now, ttl_s, fresh=fresh)
             return self.taken[name]
 
     def renew(self, holder: str, now: datetime, ttl_s: float) -> list[Lease]:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from rbkit.entries import Entry
 from rbkit.errors import StoreUnavailable
-from rbkit.store import Lease
+from rbkit.store import Lease, Now
 from rbkit.stores.connections import Connections, make_engine
 from rbkit.stores.leases import take
 from rbkit.stores.tables import REVISION, journal, lease, tape
@@ -122,12 +122,12 @@ class SqliteStore:
         with self._work() as connection:
             return connection.execute(_FETCH, {"name": name}).scalar()
 
-    def acquire(self, name: str, holder: str, now: datetime, ttl_s: float) -> Lease:
+    def acquire(self, name: str, holder: str, now: Now, ttl_s: float, fresh: bool = False) -> Lease:
         """Take a lease if nobody else holds it; while somebody does, nothing is written."""
         with self._transaction() as connection:
             found = connection.execute(_LEASE, {"name": name}).first()
             standing = _lease(found) if found else None
-            taken = take(standing, name, holder, now, ttl_s)
+            taken = take(standing, name, holder, now, ttl_s, fresh=fresh)
             if taken is not standing:
                 row = {"name": name, "holder": holder, "token": taken.token, "until": _iso(taken.until), "ttl_s": ttl_s}
                 connection.execute(_GIVE, row)

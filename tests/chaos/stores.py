@@ -48,9 +48,9 @@ class NotedStore:
         found: bytes | None = self._call("fetch", name)
         return found
 
-    def acquire(self, name: str, holder: str, *more: Any) -> Lease:
+    def acquire(self, name: str, holder: str, *more: Any, **named: Any) -> Lease:
         """Take a lease."""
-        lease: Lease = self._call("acquire", name, holder, *more)
+        lease: Lease = self._call("acquire", name, holder, *more, *named.values())
         return lease
 
     def renew(self, holder: str, now: datetime, ttl_s: float) -> list[Lease]:

@@ -29,10 +29,10 @@ class _Slow(NotedStore):
         super().__init__(raw, history, "slow")
         self._meanwhile = meanwhile
 
-    def acquire(self, name: str, holder: str, *more: Any) -> Lease:
+    def acquire(self, name: str, holder: str, *more: Any, **named: Any) -> Lease:
         """Take a lease, after something else has happened."""
         self._meanwhile()
-        return super().acquire(name, holder, *more)
+        return super().acquire(name, holder, *more, **named)
 
 
 @pytest.mark.parametrize("seconds", [0.001, 1.0, 20.0])

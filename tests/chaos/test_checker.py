@@ -63,7 +63,7 @@ def without_settling(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
 def without_leases(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """Give a lease to whoever asks, with the token that it has."""
 
-    def take(standing: Lease | None, *values: Any) -> Lease:
+    def take(standing: Lease | None, *values: Any, **named: Any) -> Lease:
         return real(None, *values)
 
     real = memory.take

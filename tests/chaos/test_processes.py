@@ -11,7 +11,7 @@ from pathlib import Path
 
 import labs
 import pytest
-from labs import BACK, CHECK, CLOSE, DRAIN, REPO, Lab, cell, ended, healthy, lab, step
+from labs import BACK, CHECK, CLOSE, DRAIN, Lab, cell, ended, healthy, lab, step
 
 from rbkit.clock import SystemClock
 from rbkit.journal import verify
@@ -37,11 +37,14 @@ print(outages)
 """
 _TOKENS = count(10, 10)
 """How often a new store's target was held before, so that its tokens are higher than those that were seen."""
-LIMITED = """
-import os, resource, sys
+FILLING = """
+import os, pathlib, resource
 
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-os.execv(sys.executable, [sys.executable, "-m", "rbkit", *sys.argv[2:]])
+mark = pathlib.Path({mark!r})
+if not mark.exists():
+    mark.touch()
+    for pid in (os.getpid(), os.getppid()):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
 """
 SEED = "1"
 
@@ -91,43 +94,49 @@ def own(healthy: Lab, tmp_path: Path) -> Lab:
     return Lab(tmp_path / "home", {"PYTHONPATH": path, "RBKIT_LEASE": "3s"}, healthy.started)
 
 
-def limited(home: Lab, limit: int, *words: str) -> labs.Done:
-    """Run the command line, and let the system refuse it and its kernel any file that is larger than a limit."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", LIMITED, str(limit), *words], env=home.env, cwd=REPO, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    home.started.append(process)
-    return ended(process)
+def filling(mark: Path, size: int = 0) -> str:
+    """Code that lets the system refuse the kernel and its supervisor every file that is larger than this, once."""
+    return FILLING.format(mark=str(mark), size=size)
 
 
-@pytest.mark.parametrize(("limit", "way"), [(130_000, "resume"), (160_000, "rollback"), (220_000, "resume")])
+@pytest.mark.parametrize(
+    ("place", "way", "made"),
+    [(0, "resume", []), (2, "resume", ["drain", "restart"]), (3, "rollback", ["drain"])],
+)
 def test_a_disk_that_is_full_breaks_a_run_off_and_loses_nothing(
-    healthy: Lab, own: Lab, book: Callable[..., str], limit: int, way: str
+    healthy: Lab, own: Lab, book: Callable[..., str], tmp_path: Path, place: int, way: str, made: list[str]
 ) -> None:
     """The system refuses to write; with space again the run is found dead and goes on, or back, without doubling."""
-    broken = limited(own, limit, "run", book("full", *there_and_back("checkout-2"), CHECK, CLOSE))
-    said = broken.stdout + broken.stderr
-    assert len(own.runs()) == 1, said
-    (run,), before = own.runs(), own.state()
+    full, cells = filling(tmp_path / "mark"), there_and_back("checkout-2")
+    if place == 3:  # in the middle of a step, when its change is done
+        cells[0] = step("drain", f'done = await run.use("balancer").drain("checkout-2")\n{full}\nreturn done')
+    else:
+        cells.insert(place, cell("diagnose", full))
+    broken = own.rbkit("run", book("full", *cells, CHECK, CLOSE))
+    said, (run,), before = broken.stdout + broken.stderr, own.runs(), own.state()
     assert broken.returncode == 1 and "disk I/O error" in said and "Free space" in said, said
     assert not before.finished
-    assert set(healthy.acted(run)) <= {key.partition("/")[2] for key in before.changes}
+    assert acts(healthy, run) == made and len(before.changes) == len(made)
     done = own.rbkit(way, run)
     after = verify(own.journal(run).entries)
     assert after.outcome == ("resolved" if way == "resume" else "rolled_back"), done.stdout + done.stderr
-    acts = [key.partition("/")[0] for key in healthy.acted(run)]
-    assert acts == ["drain", "restart", "ready"] if way == "resume" else acts.count("restart") <= 1
+    assert acts(healthy, run) == (["drain", "restart", "ready"] if way == "resume" else ["drain", "drain"])
     assert healthy.member() == "ready"
 
 
-def test_a_disk_that_is_full_only_for_the_record_costs_no_journal(own: Lab, book: Callable[..., str]) -> None:
+def acts(home: Lab, run: str) -> list[str]:
+    """Name the steps whose changes the sandbox made for a run, each as often as it did."""
+    return [key.partition("/")[0] for key in home.acted(run)]
+
+
+def test_a_disk_that_is_full_only_for_the_record_costs_no_journal(
+    own: Lab, book: Callable[..., str], tmp_path: Path
+) -> None:
     """The run ended and its journal says so; the error names what could not be written and where the rest is."""
-    loud = cell("diagnose", "print(('x' * 99 + '\\n') * 30_000)")
-    broken = limited(own, 2_000_000, "run", book("loud", DRAIN, BACK, loud, CHECK, CLOSE))
-    said = broken.stdout + broken.stderr
-    assert len(own.runs()) == 1, said
-    (run,) = own.runs()
+    full = cell("diagnose", filling(tmp_path / "mark", 1_000_000))
+    loud = cell("diagnose", "print(('x' * 99 + '\\n') * 20_000)")
+    broken = own.rbkit("run", book("loud", DRAIN, BACK, full, loud, CHECK, CLOSE))
+    said, (run,) = broken.stdout + broken.stderr, own.runs()
     assert broken.returncode == 1 and "its record cannot be written" in said and f"rbkit show {run}" in said, said
     assert verify(own.journal(run).entries).outcome == "resolved"
     assert not list((own.home / "records").glob(f"*{run}*"))

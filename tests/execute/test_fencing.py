@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from labs import BACK, CHECK, CLOSE, DRAIN, LEASE, Lab, Process, ended, everybody, kernels, lives, step, until, waiting
+from labs import BACK, CHECK, CLOSE, DRAIN, LEASE, Lab, Process, ended, kernels, lives, paused, step, until, waiting
 
 pytestmark = pytest.mark.timeout(120)
 Book = Callable[..., str]
@@ -39,7 +39,7 @@ def stopped(quick: Lab, book: Book, tmp_path: Path) -> tuple[Lab, Process, str]:
     first = quick.start("run", book(step("drain", slow_drain(mark, go), "1h"), second, BACK, CHECK, CLOSE))
     until(mark.exists)
     run = quick.next_run(known)
-    everybody(first, signal.SIGSTOP)
+    paused(quick, first.pid, *kernels(first))
     until(lambda: quick.lost(run))
     go.touch()
     return quick, first, run
@@ -88,7 +88,7 @@ def test_a_supervisor_wakes_alone(quick: Lab, book: Book, tmp_path: Path) -> Non
     first = quick.start("run", book(work, BACK, CHECK, CLOSE))
     until(mark.exists)
     run = quick.next_run(known)
-    first.send_signal(signal.SIGSTOP)
+    paused(quick, first.pid)
     until(lambda: quick.lost(run))
     assert quick.rbkit("abandon", run).returncode == 130
     go.touch()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager
-from labs import BACK, CHECK, CLOSE, DRAIN, LEASE, Lab, until
+from labs import BACK, CHECK, CLOSE, DRAIN, LEASE, Lab, paused, until
 
 pytestmark = pytest.mark.timeout(120)
 Book = Callable[..., str]
@@ -105,7 +105,7 @@ def test_it_is_killed_and_another_process_goes_on(quick: Lab, console: Console) 
 def test_it_sleeps_past_its_lease(quick: Lab, console: Console) -> None:
     """When a lid was closed for too long the run is taken over; the kernel wakes, holds nothing and acts on nothing."""
     (run,) = quick.runs()[:1]
-    console.signal(signal.SIGSTOP)
+    paused(quick, console.manager.provisioner.pid)
     until(lambda: quick.lost(run))
     assert f"run {run}" in quick.rbkit("reap").stdout
     console.signal(signal.SIGCONT)

@@ -64,7 +64,8 @@ class _Logged(Capability):
             raise Refused(f"Somebody with a newer lease acts on {target}.")
 
     def _stale(self, lines: list[Line], target: str, token: int) -> bool:
-        seen = [line["token"] for line in lines if line["target"] == target and line["what"] in {"fence", "apply"}]
+        ours = [line for line in lines if (line["capability"], line["target"]) == (self.name, target)]
+        seen = [line["token"] for line in ours if line["what"] in {"fence", "apply"}]
         return self._tokens and token < max(seen, default=token)
 
     def _say(self, log: Log, what: str, target: str, **more: Any) -> None:
