@@ -62,7 +62,7 @@ def _client(manager: "CellManager", kernel_name: str, cwd: Path, folder: Path) -
     )
     client = NotebookClient(
         manager.nb, km=kernel, timeout=None, kernel_name=kernel_name, resources={"metadata": {"path": str(cwd)}},
-        coalesce_streams=True, ipython_hist_file=":memory:", raise_on_iopub_timeout=False,
+        coalesce_streams=False, ipython_hist_file=":memory:", raise_on_iopub_timeout=False,
     )  # fmt: skip
     client.owns_km = True
     client.reset_execution_trackers()
@@ -88,5 +88,23 @@ def _cells(client: NotebookClient, manager: "CellManager", on_cell: Any) -> str:
             manager.cell_broken(cell)
             return f"the kernel died in cell {index} ({type(error).__name__})"
         finally:
+            _join(cell)
             manager.cell_complete(cell, cell_index=index)
     return ""
+
+
+def _join(cell: Any) -> None:
+    """Join what a cell printed piece by piece.
+
+    nbclient's own way takes quadratic time for a long line: one of 300,000 characters blocks it for minutes, and with
+    it the supervisor.
+    """
+    joined: list[Any] = []
+    for output in cell.get("outputs", []):
+        last = joined[-1] if joined else {}
+        if output.get("output_type") == "stream" == last.get("output_type") and output["name"] == last["name"]:
+            last["text"] += output["text"]
+        else:
+            joined.append(output)
+    if "outputs" in cell:
+        cell["outputs"] = joined

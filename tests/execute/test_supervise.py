@@ -1,5 +1,6 @@
 """Whatever happens to a kernel, its run ends with the right outcome, rolled back, with a record and no orphan."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -197,3 +198,13 @@ def test_a_lost_terminal_stops_a_run_unless_that_is_not_wanted(under_nohup: bool
         assert signal.getsignal(signal.SIGHUP) is (signal.SIG_IGN if under_nohup else signal.SIG_DFL)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_long_line_blocks_nobody(healthy: Lab, book: Callable[..., str]) -> None:
+    """A cell that prints one line of 300,000 characters costs no minutes, and its pieces are joined in the record."""
+    printing = cell("diagnose", "print('x' * 300_000)\nprint('end')")
+    done = healthy.rbkit("run", book(printing, DRAIN, CHECK, CLOSE))
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((healthy.home / "records" / f"{healthy.state().run}.ipynb").read_bytes())
+    printed = [o["text"] for c in record["cells"] for o in c.get("outputs", []) if "xxx" in str(o.get("text", ""))]
+    assert printed == ["x" * 300_000 + "\nend\n"]
