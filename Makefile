@@ -25,13 +25,13 @@ demo: $(READY) ## Break the sandbox and watch a runbook cure it (no server, no r
 	RBKIT_HOME=$(CURDIR)/.demo $(BIN)/rbkit demo
 
 test: $(READY) ## Run every test; servers that are missing are skipped and named
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 check: $(READY) ## Everything that CI checks; every branch of floors 0 to 3 must be covered
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --cov --cov-branch --cov-report=
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --cov --cov-branch --cov-report=
 	$(BIN)/coverage report --skip-covered --fail-under=100 --include=$(FLOORS)
 	$(BIN)/rbkit lint notebooks
 	$(MAKE) --no-print-directory docs

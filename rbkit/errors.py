@@ -141,7 +141,7 @@ class JournalBroken(JournalError):
 class StoreUnavailable(JournalError):
     """The store cannot be reached, is full, or is read-only."""
 
-    advice = "Free space or mend the path, then try again; nothing was changed meanwhile."
+    advice = "Free space or mend the path; `rbkit show RUN` then tells what had been done, and what is in doubt."
 
 
 class AdapterError(RunbookError):

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from zygote import Forked
 
 from rbkit.clock import SystemClock
 from rbkit.errors import StoreUnavailable
@@ -28,7 +29,7 @@ from rbkit.stores.sqlite import SqliteStore
 
 REPO = Path(__file__).parents[1]
 LEASE = "2s"
-Process = subprocess.Popen[str]
+Process = Forked
 Done = subprocess.CompletedProcess[str]
 
 
@@ -72,10 +73,7 @@ class Lab:
 
     def start(self, *words: str) -> Process:
         """Start the command line."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rbkit", *words], env=self.env, text=True, cwd=REPO,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        process = Forked(words, self.env, REPO)
         self.started.append(process)
         return process
 

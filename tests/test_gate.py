@@ -781,6 +781,23 @@ def test_a_doubt_that_does_not_hold_is_made_again_under_the_same_key(rig) -> Non
     assert not any(found.in_doubt for found in rig.journal().state.changes.values())
 
 
+def test_a_doubt_that_shows_between_two_looks_is_not_made_again(rig) -> None:
+    """The look that plans the second attempt finds the first one's change: it counts as done, nothing is asked."""
+    gate = dying(rig, acted=False)
+    looks, state = [], rig.balancer.state
+
+    async def late(target: str) -> dict[str, Any]:
+        looks.append(target)
+        if len(looks) == 2:
+            rig.balancer.move("checkout-1", state="drain")
+        return dict(await state(target))
+
+    rig.balancer.state = late
+    change = rig.change(take_over(rig, gate), "drain")
+    assert (change.key, change.state, change.how) == (f"{RUN}/work/0", "done", "settled")
+    assert (len(looks), rig.balancer.log, len(rig.events("change_intended"))) == (2, [], 1)
+
+
 def test_a_chain_of_crashes_keeps_the_first_key(rig) -> None:
     """However often it is tried in however many processes, it is the same change to the system."""
     gate = dying(rig, acted=False)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+from zygote import Forked
 
 from rbkit.stores.sqlite import SqliteStore
 
@@ -57,12 +57,9 @@ class Home:
             "CRASH_LOG": str(self.path / "moments"),
         }  # fmt: skip
 
-    def start(self, *words: str, crash: str = "") -> "subprocess.Popen[str]":
+    def start(self, *words: str, crash: str = "") -> Forked:
         """Start the command line."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "rbkit", *words], env=self.env(crash), text=True, cwd=self.path,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        return Forked(words, self.env(crash), self.path)
 
     def rbkit(self, *words: str, crash: str = "") -> "subprocess.CompletedProcess[str]":
         """Run the command line until it, and every kernel that it left, is gone."""
@@ -80,9 +77,9 @@ class Home:
         self.pass_time()
 
     def running(self) -> set[int]:
-        """List the processes that were started in this home and are not dead."""
-        log = str(self.path / "moments")
-        return {pid for pid in {moment.pid for moment in self.moments()} if _logs_to(pid) == log}
+        """List the kernels that were started in this home and are not dead."""
+        log, kernels = str(self.path / "moments"), {moment.pid for moment in self.moments() if moment.who == "kernel"}
+        return {pid for pid in kernels if _logs_to(pid) == log}
 
     def moments(self) -> list[Moment]:
         """List the moments that processes in this home have reached."""

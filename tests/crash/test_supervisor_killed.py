@@ -2,10 +2,10 @@
 
 import os
 import signal
-import subprocess
 
 import psutil
 import pytest
+from zygote import Forked
 
 from .conftest import Make, Tell
 from .history import AFTER, STEPS, History, restarted
@@ -54,7 +54,7 @@ def test_sleepers(make: Make, tell: Tell, place: int):
     assert tell(home, "record", "verify")[0] == 0
 
 
-def check_sleepers(home: Home, command: "subprocess.Popen[str]") -> None:
+def check_sleepers(home: Home, command: Forked) -> None:
     """Take the run over while both are asleep, wake one after the other, and look at what they did."""
     kernel = home.moments()[-1].pid
     wait_for(lambda: asleep(kernel))

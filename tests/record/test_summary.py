@@ -101,6 +101,26 @@ def test_ways_out():
     assert view(folded(OPENED, ev.RunClosed(outcome="resolved", reason="")))["ways_out"] == ["rbkit record show r"]
 
 
+ASKED = ev.ApprovalRequested(
+    step="drain", risk="high", needed=1, digest="d", plan={"changes": []}, until="2026-01-01T00:10:00+00:00",
+    valid_s=60, approvers=["os:bob"], own=False,
+)  # fmt: skip
+
+
+def test_ways_out_of_a_dead_run():
+    """A run whose process died is never shown without what can be done; one that undoes never goes forward again."""
+    dead = view(folded(*BEGUN), lost="its lease ran out")["ways_out"]
+    assert [way.split()[1] for way in dead] == ["resume", "rollback", "abandon"]
+    dead = view(folded(*BEGUN, FAILED, ROLLBACK), lost="its lease ran out")["ways_out"]
+    assert [way.split()[1] for way in dead] == ["rollback", "abandon"]
+
+
+def test_ways_out_of_a_run_that_asks():
+    """A run that waits for an approval says how to give and how to refuse it, and how to stop it."""
+    facts = view(folded(OPENED, STARTED, ASKED))
+    assert [way.split()[1] for way in facts["ways_out"]] == ["approve", "deny", "cancel"]
+
+
 def test_nothing_opened():
     """A journal without a run has a summary too."""
     assert "not opened" in headline(RunState())
