@@ -41,8 +41,6 @@ from rbkit.values import human
 __all__ = ["Gate", "current_step"]
 
 current_step: ContextVar[StepSpec | None] = ContextVar("current_step", default=None)
-VERIFY_S = 20.0
-"""How long a change may take to show in the world, seconds."""
 _POLL_S = 0.2
 _NOT_MADE = "read again by the process that took the run over: it does not hold"
 
@@ -156,7 +154,7 @@ class Gate:
         """
         plan, waits = Plan(change.planned, change.differs), adapter.plan(change.call, change.before).waits
         lasting = replace(plan, after={key: value for key, value in plan.after.items() if key not in waits})
-        deadline = self.journal.clock.monotonic() + VERIFY_S
+        deadline = self.journal.clock.monotonic() + adapter.shows_within_s
         while True:
             state = await self._state(adapter, change.call)
             late, made = self.journal.clock.monotonic() >= deadline, _holds(lasting, state)
@@ -165,7 +163,8 @@ class Gate:
             if not made and (late or _same(lasting, change.before, state)):
                 return None
             if late:
-                raise StepUnknown(f"{change.call} was made and is not through within {human(VERIFY_S)}; {state}.")
+                within = human(adapter.shows_within_s)
+                raise StepUnknown(f"{change.call} was made and is not through within {within}; {state}.")
             await self.journal.clock.sleep(_POLL_S)
 
     async def permit(self, step: StepSpec, calls: Iterable[Call]) -> None:
@@ -350,7 +349,7 @@ class Gate:
     async def _verified(self, adapter: Capability, call: Call, plan: Plan, doubt: str) -> dict[str, Any]:
         """Read the world until the change shows in it."""
         state: dict[str, Any] = {}
-        deadline = self.journal.clock.monotonic() + VERIFY_S
+        deadline = self.journal.clock.monotonic() + adapter.shows_within_s
         while self.journal.clock.monotonic() < deadline:
             try:
                 state = await adapter.state(call.target)
@@ -359,7 +358,8 @@ class Gate:
             if state and _holds(plan, state):
                 return state
             await self.journal.clock.sleep(_POLL_S)
-        raise StepUnknown(f"{call} did not show within {human(VERIFY_S)}{doubt}; the target is {state}.")
+        within = human(adapter.shows_within_s)
+        raise StepUnknown(f"{call} did not show within {within}{doubt}; the target is {state}.")
 
 
 def _refuse_stopped(call: Call, state: RunState) -> None:

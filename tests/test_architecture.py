@@ -14,8 +14,8 @@ FLOORS: dict[str, int] = {
     # 0: values that know nothing
     "errors": 0, "clock": 0, "values": 0, "files": 0,
     # 1: what is said: contract, events, ports, settings
-    "contract": 1, "specs": 1, "facts": 1, "asking": 1, "events": 1, "entries": 1, "store": 1, "ports": 1,
-    "settings": 1,
+    "contract": 1, "specs": 1, "facts": 1, "asking": 1, "events": 1, "entries": 1, "store": 1, "capability": 1,
+    "kinds": 1, "datakinds": 1, "ports": 1, "settings": 1,
     # 2: pure
     "machine": 2, "approvals": 2, "progress": 2, "fold": 2, "results": 2, "policy": 2, "signal": 2, "decide": 2,
     "resilience": 2, "queries": 2, "parameters": 2, "notebook": 2,

@@ -3,13 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import SecretStr
 
 from rbkit.errors import NotFound, Refused, SecretError
 from rbkit.events import Call
-from rbkit.ports import Capability, LoadBalancer, Member, Service, ServiceManager, Window, read
+from rbkit.ports import Capability, Language, LoadBalancer, Member, Service, ServiceManager, Window, read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,6 +150,8 @@ class FakeMetrics:
         frames: DataFrames (`time`, `value`, labels) by query.
     """
 
+    language: ClassVar[Language] = "promql"
+
     def __init__(self, frames: Mapping[str, "pd.DataFrame"]) -> None:
         self.frames = dict(frames)
 
@@ -174,6 +176,8 @@ class FakeLogs:
     Args:
         lines: Mappings with `time` (UTC), `level`, `message` and more.
     """
+
+    language: ClassVar[Language] = "fields"
 
     def __init__(self, lines: Iterable[Mapping[str, Any]]) -> None:
         self.lines = [dict(line) for line in lines]

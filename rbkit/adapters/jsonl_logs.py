@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rbkit.errors import Unreachable
-from rbkit.ports import Window
+from rbkit.ports import Language, Window
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,8 @@ class JsonlLogs:
         level: The field with the level.
         message: The field with the message.
     """
+
+    language: ClassVar[Language] = "fields"
 
     def __init__(self, files: str, time: str = "time", level: str = "level", message: str = "message") -> None:
         self._files, self._time, self._level, self._message = files, time, level, message

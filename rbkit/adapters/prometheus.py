@@ -3,11 +3,11 @@
 Source: https://prometheus.io/docs/prometheus/latest/querying/api/
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rbkit.adapters.http import Http
 from rbkit.errors import BadAnswer
-from rbkit.ports import Window
+from rbkit.ports import Language, Window
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +22,8 @@ class Prometheus:
         url: The server's address, for example `http://127.0.0.1:9090`.
         max_series: More series than this in one answer are refused.
     """
+
+    language: ClassVar[Language] = "promql"
 
     def __init__(self, url: str, max_series: int = 1_000) -> None:
         self._http = Http(url, "Prometheus")
