@@ -14,7 +14,7 @@ from rbkit.ports import Capability, Language, LoadBalancer, Member, Service, Ser
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Attempt", "FakeBalancer", "FakeLogs", "FakeMetrics", "FakeSecrets", "FakeServices"]
+__all__ = ["Attempt", "Fake", "FakeBalancer", "FakeLogs", "FakeMetrics", "FakeSecrets", "FakeServices"]
 
 
 class Attempt(NamedTuple):
@@ -26,7 +26,7 @@ class Attempt(NamedTuple):
     acted: bool
 
 
-class _Fake(Capability):
+class Fake(Capability):
     """A capability in memory: it remembers what it was asked, every key, and the highest token of each target."""
 
     def __init__(self, things: Mapping[str, Any]) -> None:
@@ -72,7 +72,7 @@ class _Fake(Capability):
         self._tokens[target] = token
 
 
-class FakeBalancer(_Fake, LoadBalancer):
+class FakeBalancer(Fake, LoadBalancer):
     """A balancer in memory.
 
     Args:
@@ -101,7 +101,7 @@ class FakeBalancer(_Fake, LoadBalancer):
         return {"state": call.action}
 
 
-class FakeServices(_Fake, ServiceManager):
+class FakeServices(Fake, ServiceManager):
     """A service manager in memory.
 
     Args:
