@@ -553,8 +553,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
         seen.page.on("request", lambda request: seen.requests.append(request.url))
         seen.page.on("console", lambda message: seen.console.append(message.text))
         seen.page.on("pageerror", lambda error: seen.console.append(str(error)))
-        seen.page.goto(path.as_uri())
-        seen.page.wait_for_load_state("networkidle")
+        seen.page.goto(path.as_uri(), timeout=120_000)
         return seen
 
     yield open_page
@@ -605,6 +604,7 @@ def test_the_policy_holds_even_if_the_sanitiser_fails(opened: Any, web: Any, gua
     forced = "".join(item for item in HOSTILE_HTML if "refresh" not in item)
     page = page.replace("<main>", f"<main>{forced.replace('evil.invalid', f'127.0.0.1:{web.server_port}')}")
     seen = opened(page if guarded else re.sub(r"<meta http-equiv=.Content-Security-Policy.[^>]*>", "", page))
+    seen.page.wait_for_function("violations.length > 0" if guarded else "window.pwned !== undefined", timeout=120_000)
     assert (seen.page.evaluate("window.pwned") is None) is guarded
     assert (web.asked == []) is guarded
     assert bool(seen.violations()) is guarded
