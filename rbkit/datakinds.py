@@ -8,7 +8,7 @@ from rbkit.errors import Refused
 
 __all__ = [
     "Bloat", "Blocked", "Cache", "CacheFacts", "Certificate", "Certificates", "Database", "Disk", "Filesystem",
-    "Message", "Queue", "QueueFacts", "Replica", "Session", "StaleFile",
+    "Listing", "Message", "Queue", "QueueFacts", "Replica", "Session", "StaleFile",
 ]  # fmt: skip
 
 
@@ -57,7 +57,10 @@ class Bloat(Facts):
 
 
 class Database(Capability):
-    """Sessions, locks, replication and bloat of a database. State of a session: `present`, `query_started`."""
+    """Sessions, locks, replication and bloat of a database.
+
+    State of a session: `present`, `state` as the database calls it, and `query_started`, None when no query runs.
+    """
 
     kind = "Database"
 
@@ -68,7 +71,7 @@ class Database(Capability):
 
         Args:
             idle_in_transaction_s: Only those that are idle in a transaction for longer, seconds; 0 for all.
-            running_s: Only those whose query has run for longer, seconds; 0 for all.
+            running_s: Only those whose query has run for longer, seconds; 0 for all; with both, either will do.
 
         Returns:
             One Session each; queries are shortened and their literals taken out.
@@ -94,6 +97,10 @@ class Database(Capability):
         """Cancel the query that a session runs."""
         if not before["present"]:
             return Plan(after={"present": False})
+        if before["state"] == "idle in transaction":
+            raise Refused("The session runs no query, it keeps a transaction open: only terminate ends that.")
+        if before["query_started"] is None:
+            return Plan(after={"query_started": None})
         why = "the query is broken off and its work is lost; whoever sent it gets an error"
         return Plan(after={}, differs={"query_started": before["query_started"]}, irreversible=why)
 
@@ -105,7 +112,7 @@ class Database(Capability):
 
 
 class QueueFacts(Facts):
-    """A queue: how many messages wait, are being worked on, and by how many consumers."""
+    """A queue: how many messages wait, are being worked on, and by how many consumers; -1 where that is not known."""
 
     name: str
     depth: int
@@ -165,7 +172,11 @@ class CacheFacts(Facts):
 
 
 class Cache(Capability):
-    """A cache. The target is one of its settings, as `maxmemory`, or a pattern of keys. State: `value`, or `keys`."""
+    """A cache. The target is one of its settings, as `maxmemory`, or a pattern of keys.
+
+    State of a setting: `value`. State of a pattern: `keys`, counted up to one more than may be evicted at once; `most`,
+    how many may be; `evictions`, how often it was evicted: a cache in use fills up again at once.
+    """
 
     kind = "Cache"
 
@@ -181,7 +192,9 @@ class Cache(Capability):
 
     @action
     def configure(self, before: State, value: str) -> Plan:
-        """Give a setting a value."""
+        """Give a setting a value, written as the cache writes it itself."""
+        if "value" not in before:
+            raise Refused("configure needs a setting that the environment file allows as its target, not keys.")
         return Plan(after={"value": value}, undo=("configure", {"value": before["value"]}))
 
     @action
@@ -189,7 +202,12 @@ class Cache(Capability):
         """Remove the keys that match the target, at most as many as the environment file allows."""
         if "keys" not in before:
             raise Refused("evict needs a pattern of keys as its target, not a setting.")
-        return Plan(after={"keys": 0}, irreversible="the keys are gone; whoever needs them computes them again")
+        if before["keys"] > before["most"]:
+            raise Refused(f"More than {before['most']} keys match; narrow the pattern or raise the limit.")
+        if not before["keys"]:
+            return Plan(after={"keys": 0})
+        why = "the keys are gone; whoever needs them computes them again"
+        return Plan(after={}, differs={"evictions": before["evictions"]}, irreversible=why)
 
 
 class Filesystem(Facts):
@@ -203,17 +221,28 @@ class Filesystem(Facts):
 
 
 class StaleFile(Facts):
-    """A file that a clean-up would remove."""
+    """A file that matches a clean-up; `held_by` names the process that has it open: then it is left alone."""
 
     path: str
     size: int
     modified_at: datetime
+    held_by: str = ""
+
+
+class Listing(Facts):
+    """What a clean-up would remove now; `listing` names exactly these files, for `clean`; `held` is left alone."""
+
+    listing: str
+    bytes: int
+    files: list[StaleFile]
+    held: list[StaleFile]
 
 
 class Disk(Capability):
     """Disks, and clean-ups that are known to be safe. The target is a clean-up of the environment file.
 
-    State: `files` and `bytes` that it would remove, and `listing`, the digest of their names.
+    State: `files` and `bytes` that it would remove, `listing`, the digest of these files, and `most`, how many files
+    it may remove at once.
     """
 
     kind = "Disk"
@@ -225,14 +254,20 @@ class Disk(Capability):
 
     @read
     @abstractmethod
-    async def stale(self, cleanup: str) -> list[StaleFile]:
-        """List what a clean-up would remove, the oldest first."""
+    async def stale(self, cleanup: str) -> Listing:
+        """List what a clean-up would remove, the oldest first.
+
+        Raises:
+            NotFound: The environment file names no such clean-up.
+        """
 
     @action
     def clean(self, before: State, listing: str) -> Plan:
         """Remove exactly the files that were listed."""
         if before["files"] and listing != before["listing"]:
             raise Refused("The files have changed since they were listed; list them again.")
+        if before["files"] > before["most"]:
+            raise Refused(f"{before['files']} files would be removed; the clean-up may remove {before['most']}.")
         return Plan(after={"files": 0}, irreversible=f"{before['files']} files are removed for good")
 
 

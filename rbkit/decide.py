@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rbkit.envfile import read_yaml
 from rbkit.errors import NotFound, SettingsError
-from rbkit.settings import read_yaml
 from rbkit.signal import Signal
 from rbkit.values import digest
 
@@ -78,6 +78,7 @@ class Verdict(_Value):
         why: The reason, in one sentence.
         trace: One row per rule and series: rule, series, value, limit, held, needed, of, holds.
         ends: How the run ends by this decision; empty when it goes on.
+        partial: What of the evidence was not as it should be; empty when all of it was there.
     """
 
     rules: str
@@ -89,6 +90,7 @@ class Verdict(_Value):
     ends: Ends
     trace: tuple[dict[str, Any], ...]
     inputs: dict[str, Any]
+    partial: tuple[str, ...] = ()
 
     def table(self) -> Any:
         """Show the trace.
@@ -103,7 +105,8 @@ class Verdict(_Value):
 
     def _repr_markdown_(self) -> str:
         where = f" — target **{self.target}**" if self.target else ""
-        return f"**{self.outcome}**{where}: {self.why} (rules `{self.rules}` {self.version})"
+        partly = f" — ⚠ on partial evidence: {'; '.join(self.partial)}" if self.partial else ""
+        return f"**{self.outcome}**{where}: {self.why} (rules `{self.rules}` {self.version}){partly}"
 
 
 def load_rules(name: str, folder: Path) -> RuleSet:
@@ -138,7 +141,8 @@ def decide(rules: RuleSet, signals: Mapping[str, Signal], parameters: Mapping[st
         parameters: The run's parameters, which limits may name.
 
     Returns:
-        The verdict. Without good evidence it is `unclear` and needs an operator, whatever the rules say.
+        The verdict. Without good evidence it is `unclear` and needs an operator, whatever the rules say; a signal
+        without which the environment file lets runs go on is left out, and the verdict says so.
 
     Raises:
         NotFound: A rule names a signal or parameter that is not there.
@@ -151,7 +155,8 @@ def decide(rules: RuleSet, signals: Mapping[str, Signal], parameters: Mapping[st
     wordy = [name for name in used if "value" not in signals[name].frame]
     if wordy:
         raise SettingsError(f"Rules {rules.name} compare numbers; the signal {wordy[0]!r} has none.")
-    weak = [signals[name].weak for name in used if signals[name].weak]
+    absent = [name for name in used if signals[name].weak and not signals[name].essential]
+    weak = [signals[name].weak for name in used if signals[name].weak and (name not in absent or absent == used)]
     trace = [] if weak else [row for rule in rules.rules for row in _rows(rule, signals, parameters)]
     held = next((row for row in trace if row["holds"]), None)
     rule = next((rule for rule in rules.rules if held and rule.name == held["rule"]), None)
@@ -159,8 +164,14 @@ def decide(rules: RuleSet, signals: Mapping[str, Signal], parameters: Mapping[st
     inputs = {name: _facts(signals[name]) for name in used}
     return Verdict(
         rules=rules.name, version=rules.version, digest=digest(rules.model_dump(mode="json")),
-        trace=tuple(trace), inputs=inputs, **said,
+        trace=tuple(trace), inputs=inputs, partial=_partial(used, signals), **said,
     )  # fmt: skip
+
+
+def _partial(used: list[str], signals: Mapping[str, Signal]) -> tuple[str, ...]:
+    """Say what of the evidence was not as it should be."""
+    found = [(signals[name].partial, signals[name].weak, signals[name].essential) for name in used]
+    return tuple(partial or weak for partial, weak, essential in found if partial or (weak and not essential))
 
 
 def _said(rules: RuleSet, rule: Rule | None, held: dict[str, Any] | None, weak: list[str]) -> dict[str, Any]:

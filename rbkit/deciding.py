@@ -101,5 +101,5 @@ def _event(verdict: Verdict, now: str = "") -> ev.Decided:
     return ev.Decided(
         rules=verdict.rules, version=verdict.version, digest=verdict.digest, inputs=verdict.inputs,
         trace=list(verdict.trace), outcome=verdict.outcome, target=verdict.target, why=verdict.why,
-        ends=verdict.ends, now=now,
+        ends=verdict.ends, now=now, partial=list(verdict.partial),
     )  # fmt: skip

@@ -145,9 +145,22 @@ class StoreUnavailable(JournalError):
 
 
 class AdapterError(RunbookError):
-    """A real system answered with a failure."""
+    """A real system answered with a failure.
+
+    Args:
+        what: What happened.
+        todo: What to do next.
+        retry_after_s: How long the system asked to be left alone, seconds.
+        fault: Whether the system itself is ill, and not what it was asked; such errors open its breaker.
+    """
 
     advice = "Look at the system that is named; its own log says more."
+    faulty: ClassVar[bool] = False
+
+    def __init__(self, what: str, *, todo: str = "", retry_after_s: float = 0.0, fault: bool | None = None) -> None:
+        super().__init__(what, todo=todo)
+        self.retry_after_s = retry_after_s
+        self.fault = self.faulty if fault is None else fault
 
 
 class Refused(AdapterError):
@@ -158,6 +171,7 @@ class Unreachable(AdapterError):
     """The system was never reached, so it certainly did not act."""
 
     advice = "Check that it is up and that the environment file names the right address."
+    faulty = True
 
 
 class BadAnswer(AdapterError):
@@ -168,6 +182,7 @@ class MayHaveActed(AdapterError):
     """The request left and no usable answer came back: it may have acted."""
 
     advice = "Look at the target before anything is repeated."
+    faulty = True
 
 
 class SecretError(RunbookError):

@@ -18,8 +18,8 @@ from rbkit.asking import (
 from rbkit.facts import Call, Event, Json, Mode, Outcome, Phase, Purpose, Verdict4  # fmt: skip
 
 __all__ = [
-    "Answered", "AnyEvent", "ApprovalDenied", "ApprovalEnded", "ApprovalGiven", "ApprovalRequested", "Asked", "Call",
-    "CancelRequested", "ChangeDone", "ChangeFailed", "ChangeIntended", "ChangePlanned", "ChangeUnknown",
+    "Answered", "AnyEvent", "ApprovalDenied", "ApprovalEnded", "ApprovalGiven", "ApprovalRequested", "Asked",
+    "BreakerSet", "Call", "CancelRequested", "ChangeDone", "ChangeFailed", "ChangeIntended", "ChangePlanned", "ChangeUnknown",
     "CheckEnded", "CheckSkipped", "CheckStarted", "ConfirmationRequested", "Confirmed", "Decided", "Event",
     "FallbackChosen", "InputRefused", "Json", "LeaseAwaited", "Mode", "Observed", "Outcome", "Phase", "Purpose",
     "RecordSealed", "RollbackEnded", "RollbackStarted", "RollingEnded", "RollingPlanned", "RunClosed", "RunOpened",
@@ -113,7 +113,11 @@ class CheckSkipped(Event):
 
 
 class Observed(Event):
-    """The world was read: what was asked, how much came back; the answer lies on the tape under its digest."""
+    """The world was read: what was asked, what that has cost; the answer lies on the tape under its digest.
+
+    `instead` names the signal that answered in the place of the one that was asked for; `missing` says why nothing
+    could be had of a signal without which a run goes on; `cost` holds bytes and attempts.
+    """
 
     kind: Literal["observed"] = "observed"
     name: str
@@ -124,6 +128,9 @@ class Observed(Event):
     answer: str
     seconds: float
     weak: str = ""
+    instead: str = ""
+    missing: str = ""
+    cost: Json = Field(default_factory=dict)
 
 
 class Decided(Event):
@@ -140,6 +147,7 @@ class Decided(Event):
     why: str
     ends: Literal["", "not_applicable", "needs_operator"] = ""
     now: str = ""
+    partial: list[str] = Field(default_factory=list)
 
     @property
     def move(self) -> str:
@@ -350,11 +358,21 @@ class InputRefused(Event):
     why: str
 
 
+class BreakerSet(Event):
+    """A person has set the breaker of an endpoint (only in the audit journal)."""
+
+    kind: Literal["breaker_set"] = "breaker_set"
+    endpoint: str
+    to: Literal["open", "closed", "auto"]
+    reason: str
+
+
 AnyEvent = Annotated[
     RunOpened | SessionBegan | LeaseAwaited | CheckStarted | CheckEnded | CheckSkipped | Observed | Decided
     | StepStarted | StepDone | StepPlanned | StepFailed | StepUnknown | StepSkipped | FallbackChosen | RollingPlanned
     | RollingEnded | ChangeIntended | ChangePlanned | ChangeDone | ChangeFailed | ChangeUnknown | ApprovalRequested
     | ApprovalGiven | ApprovalDenied | ApprovalEnded | Asked | Answered | CancelRequested | ConfirmationRequested
-    | Confirmed | RollbackStarted | RollbackEnded | RunClosed | RecordSealed | InputRefused,
+    | Confirmed | RollbackStarted | RollbackEnded | RunClosed | RecordSealed | InputRefused
+    | BreakerSet,
     Field(discriminator="kind"),
 ]  # fmt: skip

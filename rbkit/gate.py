@@ -11,6 +11,7 @@ from typing import Any
 from rbkit import events as ev
 from rbkit.approvals import item_of
 from rbkit.contract import StepSpec
+from rbkit.endpoints import Endpoints
 from rbkit.errors import (
     AdapterError,
     Cancelled,
@@ -31,7 +32,6 @@ from rbkit.observing import Observer
 from rbkit.permits import Permits
 from rbkit.ports import Capability, Plan, World
 from rbkit.progress import Change
-from rbkit.resilience import read_safely
 from rbkit.signal import Signal
 from rbkit.store import Lease
 from rbkit.tape import Tape
@@ -66,7 +66,8 @@ class Gate:
         self.terms = replace(terms, holder=terms.holder or new_holder(journal.run))
         self._under_way = 0
         self.permits = Permits(journal, terms.rules, terms.on_disk, terms.say, lambda: self._under_way > 0)
-        self.observer = Observer(journal, world, replays=mode == "replay", tape=tape)
+        self.endpoints = Endpoints(journal, world.limits)
+        self.observer = Observer(journal, world, self.endpoints, self.terms.say, replays=mode == "replay", tape=tape)
         self._inherited = _last_attempts(journal.state.changes.values()) if mode == "resume" else []
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._announced: set[tuple[str, str, int]] = set()
@@ -295,7 +296,7 @@ class Gate:
         mark = (call.capability, call.target, token)
         if token > 1 and mark not in self._announced:
             try:
-                await read_safely(lambda: adapter.fence(call.target, token), self.journal.clock, call.capability)
+                await self.endpoints.read(_endpoint(call), lambda: adapter.fence(call.target, token), call.capability)
             except Refused as error:
                 raise Fenced(f"{call.target} is acted on by somebody with a newer lease: {error.what}") from error
             self._announced.add(mark)
@@ -309,7 +310,8 @@ class Gate:
         self.terms.say("⏸", f"waits for {target}: {words(lease)}; then it goes on")
 
     async def _state(self, adapter: Capability, call: Call) -> dict[str, Any]:
-        return await read_safely(lambda: adapter.state(call.target), self.journal.clock, call.capability)
+        state, _ = await self.endpoints.read(_endpoint(call), lambda: adapter.state(call.target), call.capability)
+        return state
 
     @contextmanager
     def _effect(self) -> Iterator[None]:
@@ -341,7 +343,8 @@ class Gate:
     async def _apply_and_verify(self, adapter: Capability, change: Change, plan: Plan, token: int) -> dict[str, Any]:
         self.targets.check(change.call.target, token)
         try:
-            await adapter.apply(change.call, change.repeats or change.key, token)
+            key = change.repeats or change.key
+            await self.endpoints.change(_endpoint(change.call), lambda: adapter.apply(change.call, key, token))
         except MayHaveActed as error:
             return await self._verified(adapter, change.call, plan, f" ({error.what})")
         return await self._verified(adapter, change.call, plan, "")
@@ -360,6 +363,10 @@ class Gate:
             await self.journal.clock.sleep(_POLL_S)
         within = human(adapter.shows_within_s)
         raise StepUnknown(f"{call} did not show within {within}{doubt}; the target is {state}.")
+
+
+def _endpoint(call: Call) -> str:
+    return f"capability {call.capability}"
 
 
 def _refuse_stopped(call: Call, state: RunState) -> None:

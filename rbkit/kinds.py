@@ -160,14 +160,23 @@ class Scaler(Capability):
 
 
 class FeatureFlags(Capability):
-    """Switches parts of a service on and off. State: `value`."""
+    """Switches parts of a service on and off. State: `value`, a boolean, a number or a text."""
 
     kind = "FeatureFlags"
 
     @action
     def put(self, before: State, value: bool | int | float | str) -> Plan:
-        """Give a flag a value."""
+        """Give a flag another value of the kind that it has."""
+        if _kind_of(value) != _kind_of(before["value"]):
+            raise Refused(f"The flag is {before['value']!r}; {value!r} is another kind of value.")
         return Plan(after={"value": value}, undo=("put", {"value": before["value"]}))
+
+
+def _kind_of(value: Any) -> str:
+    """Tell booleans from numbers, which Python does not: `True == 1`; nan and inf are no values."""
+    if isinstance(value, bool | str):
+        return type(value).__name__
+    return "number" if isinstance(value, int | float) and abs(value) < float("inf") else "none"
 
 
 class Silences(Capability):
@@ -194,7 +203,7 @@ class Command(Capability):
     """Runs programs that the environment file allows. The target is the name of a program's subject.
 
     The environment file says for each program which state it reads and which it brings about; a program without a
-    way to read the state before and after cannot be a change.
+    way to read the state before and after cannot be a change. State: what the programs that read it say.
     """
 
     kind = "Command"

@@ -27,7 +27,7 @@ def _row(stay: tuple[str, ...], **moves: str) -> dict[str, str]:
 
 
 TABLE: dict[str, dict[str, str]] = {
-    "new": _row((), run_opened="open", input_refused="sealed"),
+    "new": _row((), run_opened="open", input_refused="sealed", breaker_set="sealed"),
     "open": _row(
         (*_READS, *_SKIPS),
         check_started="checking",
@@ -116,7 +116,7 @@ TABLE: dict[str, dict[str, str]] = {
     "interrupted": _row((), resume="open", roll_back="failing", abandon="failing"),
     "stranded": _row((), roll_back="failing", abandon="failing"),
     "closed": _row(("cancel_requested",), record_sealed="sealed", roll_back="failing"),
-    "sealed": _row((), record_sealed="sealed", input_refused="sealed", roll_back="failing"),
+    "sealed": _row((), record_sealed="sealed", input_refused="sealed", breaker_set="sealed", roll_back="failing"),
 }
 
 _SAYINGS = {

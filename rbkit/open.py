@@ -10,6 +10,7 @@ from typing import Any
 from rbkit import events as ev
 from rbkit.clock import SystemClock
 from rbkit.contract import Cell, Contract, parse, read_cells
+from rbkit.environment import Environment
 from rbkit.errors import ContractError, IllegalMove, RefusedInput
 from rbkit.gate import Gate
 from rbkit.journal import Journal, existing
@@ -20,7 +21,7 @@ from rbkit.notebook import Runbook, catalogue, load, sources
 from rbkit.parameters import validate
 from rbkit.resilience import patiently
 from rbkit.run import Run
-from rbkit.settings import Environment, Settings
+from rbkit.settings import Settings
 from rbkit.stores.sqlite import SqliteStore
 from rbkit.tape import Tape, keep
 from rbkit.terms import Terms
@@ -140,7 +141,7 @@ def _given(shell: Any, contract: Contract) -> dict[str, Any]:
 def _check_names(contract: Contract, environment: Environment) -> None:
     """Refuse before anything is touched when the environment lacks what the notebook names."""
     for name in contract.signals:
-        environment.source(environment.signal(name).source)
+        environment.signal(name)
     for name in contract.capabilities:
         environment.capability(name)
 

@@ -9,10 +9,10 @@ from rbkit import events as ev
 from rbkit.approvals import Approval, covering
 from rbkit.clock import wall
 from rbkit.contract import StepSpec
-from rbkit.errors import ApprovalNeeded, Cancelled, Denied, Fenced, RunEnded
+from rbkit.errors import ApprovalNeeded, Cancelled, Denied, Fenced, GuardRail, RunEnded
 from rbkit.events import Json
 from rbkit.journal import Journal
-from rbkit.policy import ApprovalRules, approvals_needed
+from rbkit.policy import ApprovalRules, approvals_needed, on_partial_evidence, partial_evidence
 from rbkit.values import digest, human
 
 __all__ = ["Permits"]
@@ -53,13 +53,35 @@ class Permits:
 
     def possible(self, step: StepSpec) -> bool:
         """Tell whether any change of a step could need an approval, without looking at the world."""
-        return self.needed(step, [{"irreversible": "perhaps"}]) > 0
+        return self._count(step, final=True) > 0 or self._partly(step, final=True) != "go"
 
     def needed(self, step: StepSpec, items: list[Json]) -> int:
-        """Return how many people must approve these changes of a step."""
-        needed = approvals_needed(step.risk, step.approvals, self._rules.needed)
+        """Return how many people must approve these changes of a step.
+
+        Raises:
+            GuardRail: They rest on partial evidence, and the environment file lets nothing of this risk do so.
+        """
         final = any(item["irreversible"] for item in items)
+        word, count = self._partly(step, final=final), self._count(step, final=final)
+        if word == "stop":
+            what = "what cannot be undone" if final else f"risk {step.risk}"
+            missing = "; ".join(partial_evidence(self._journal.known))
+            raise GuardRail(
+                f"Step {step.name} was decided on partial evidence ({missing}), and the environment file lets nothing "
+                f"be done on that for {what}.",
+                todo="Bring the source back and run it again, or do it by hand.",
+            )
+        return max(count, 1) if word == "approve" else count
+
+    def _count(self, step: StepSpec, *, final: bool) -> int:
+        needed = approvals_needed(step.risk, step.approvals, self._rules.needed)
         return max(needed, approvals_needed("irreversible", 0, self._rules.needed) if final else 0)
+
+    def _partly(self, step: StepSpec, *, final: bool) -> str:
+        """Say what partial evidence means for a step: nothing, when the evidence was whole."""
+        if not partial_evidence(self._journal.known):
+            return "go"
+        return on_partial_evidence(step.risk, final=final, environment=self._rules.partial)
 
     def covering(self, step: StepSpec, items: list[Json]) -> list[str]:
         """Find the approvals under which changes may be made now, one each; empty where there is none."""
@@ -125,7 +147,7 @@ class Permits:
             "runbook": opened.runbook if opened else "", "version": opened.version if opened else "",
             "digest": state.digest, "on_disk": self._on_disk(), "code": step.code, "step": step.name,
             "environment": opened.environment if opened else "",
-            "environment_digest": self._rules.digest,
+            "environment_digest": self._rules.digest, "partial_evidence": partial_evidence(state),
             "parameters": opened.parameters if opened else {},
         }  # fmt: skip
 

@@ -8,10 +8,14 @@ from rbkit.fold import RunState
 from rbkit.progress import Change, Step
 
 __all__ = [
-    "APPROVALS", "EXIT_CODES", "ApprovalRules", "approvals_needed", "exit_code", "lacking", "outcome_of", "to_undo",
+    "APPROVALS", "EXIT_CODES", "PARTIAL", "ApprovalRules", "approvals_needed", "exit_code", "lacking", "outcome_of",
+    "on_partial_evidence", "partial_evidence", "to_undo",
 ]  # fmt: skip
 
 APPROVALS: Mapping[str, int] = {"low": 0, "medium": 0, "high": 1, "irreversible": 0}
+
+PARTIAL: Mapping[str, str] = {"low": "go", "medium": "approve", "high": "stop", "irreversible": "stop"}
+"""What becomes of a change by its risk when it was decided on partial evidence, unless the environment file says so."""
 
 EXIT_CODES: Mapping[Outcome, int] = {
     "resolved": 0,
@@ -37,6 +41,7 @@ class ApprovalRules:
         wait_s: How long a run waits for them, seconds.
         valid_s: How long an approval may be used after it was granted, seconds.
         digest: The digest of the environment file as it is now: an approval does not outlive an edit of it.
+        partial: By risk, what becomes of a change that was decided on partial evidence: go, approve or stop.
     """
 
     needed: Mapping[str, int] = field(default_factory=dict)
@@ -45,6 +50,28 @@ class ApprovalRules:
     wait_s: float = 600.0
     valid_s: float = 600.0
     digest: str = ""
+    partial: Mapping[str, str] = field(default_factory=dict)
+
+
+def partial_evidence(state: RunState) -> list[str]:
+    """List what was missing from the evidence of the decisions that stand: the newest of each rule set."""
+    newest = {decision.event.rules: decision.event for decision in state.decisions}
+    return list(dict.fromkeys(text for event in newest.values() for text in event.partial))
+
+
+def on_partial_evidence(risk: str, *, final: bool, environment: Mapping[str, str]) -> str:
+    """Say what becomes of a change that was decided on partial evidence.
+
+    Args:
+        risk: low, medium or high.
+        final: Whether it cannot be undone.
+        environment: What the environment file says by risk; missing risks take the default.
+
+    Returns:
+        `go`, `approve` or `stop`: the strictest that applies.
+    """
+    risks = [risk, "irreversible"] if final else [risk]
+    return max((environment.get(name, PARTIAL[name]) for name in risks), key=["go", "approve", "stop"].index)
 
 
 def exit_code(state: RunState) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from pydantic import SecretStr
 
 from rbkit.capability import Capability, Plan, action, read
+from rbkit.environment import Limits, SignalSettings
 from rbkit.kinds import LoadBalancer, Member, Service, ServiceManager
 from rbkit.store import Lease, Store
 
@@ -133,6 +134,13 @@ class World(Protocol):
             NotFound: The environment file names no such signal.
         """
 
+    def spec(self, name: str) -> SignalSettings:
+        """Return a signal's settings, without anything being opened.
+
+        Raises:
+            NotFound: The environment file names no such signal.
+        """
+
     def capability(self, name: str) -> Capability:
         """Return a capability.
 
@@ -142,6 +150,9 @@ class World(Protocol):
 
     def capabilities(self) -> Iterable[str]:
         """List the names of the capabilities."""
+
+    def limits(self, endpoint: str) -> Limits:
+        """Say how far an endpoint may be used, for example `source metrics`."""
 
     async def aclose(self) -> None:
         """Close everything, in reverse order."""

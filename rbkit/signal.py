@@ -30,6 +30,8 @@ class Signal:
             for logs `time`, `level`, `message`, `attributes`.
         asked_at: When it was read, UTC.
         stale_after_s: Seconds after which the newest sample no longer counts as present.
+        essential: Whether nothing can be decided without it.
+        partial: What of the evidence is not as it should be: another source answered, or none; empty when all is well.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Signal:
     frame: "pd.DataFrame"
     asked_at: datetime
     stale_after_s: float
+    essential: bool = True
+    partial: str = ""
 
     @property
     def latest(self) -> "pd.Series[float]":

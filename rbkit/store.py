@@ -1,4 +1,4 @@
-"""The protocol of a store: journals, tapes and leases that several processes share."""
+"""The protocol of a store: journals, tapes, leases and notes that several processes share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Lease:
 
 
 class Store(Protocol):
-    """Keeps journals, tapes and leases. Several processes may use it at once."""
+    """Keeps journals, tapes, leases and notes. Several processes may use it at once."""
 
     def append(self, entry: Entry) -> bool:
         """Write an entry durably if its place is free and the next one: a journal has no holes.
@@ -95,6 +95,31 @@ class Store(Protocol):
 
     def leases(self) -> list[Lease]:
         """List every lease that somebody holds, live or lapsed, by name."""
+
+    def recall(self, name: str) -> tuple[int, str]:
+        """Read a note: something small that changes, and is about no single run.
+
+        Returns:
+            Its version and its text; `(0, "")` when nobody has written it.
+        """
+
+    def note(self, name: str, version: int, text: str) -> bool:
+        """Write a note in place of the version that was read.
+
+        Args:
+            name: What it is about, for example `breaker:production/source metrics`.
+            version: The version that was read.
+            text: The new text.
+
+        Returns:
+            False when somebody else has written it meanwhile.
+
+        Raises:
+            StoreUnavailable: It could not be written.
+        """
+
+    def notes(self, prefix: str) -> dict[str, str]:
+        """Read every note whose name begins so, by name."""
 
     def close(self) -> None:
         """Give back what was opened."""

@@ -13,7 +13,18 @@ from typing import Any
 from rbkit.clock import Clock
 from rbkit.errors import RefusedInput, SettingsError
 
-__all__ = ["Secret", "canonical", "digest", "human", "nearest", "new_run_id", "plain", "seconds", "valid_run_id"]
+__all__ = [
+    "Secret",
+    "canonical",
+    "digest",
+    "human",
+    "human_bytes",
+    "nearest",
+    "new_run_id",
+    "plain",
+    "seconds",
+    "valid_run_id",
+]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -97,6 +108,15 @@ def human(amount: float) -> str:
     if minutes < 60:
         return f"{minutes}m {rest:02d}s"
     return f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def human_bytes(amount: float) -> str:
+    """Write bytes as people say them, for example `512 B`, `20 MB`, `1.5 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} TB"
 
 
 def new_run_id(clock: Clock) -> str:

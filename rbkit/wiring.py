@@ -1,7 +1,7 @@
 """Builds ports from an environment file, by name and lazily; closes them in reverse."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -10,13 +10,14 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from rbkit.environment import Environment, Limits, PortSettings, SignalSettings, is_secret
 from rbkit.errors import BadAnswer, NotFound, SettingsError, Unreachable
 from rbkit.policy import ApprovalRules
-from rbkit.ports import Capability, SecretSource, Window
-from rbkit.settings import Environment, PortSettings, SignalSettings
+from rbkit.ports import Bound, Capability, Language, SecretSource, Window
+from rbkit.queries import render
 from rbkit.values import Secret, nearest, seconds
 
-__all__ = ["Wiring", "adapter", "approval_rules", "secret"]
+__all__ = ["Reader", "Wiring", "adapter", "approval_rules", "explained", "secret"]
 
 _SECRETS = {"env": "rbkit.adapters.secrets:EnvironmentSecrets", "file": "rbkit.adapters.secrets:FileSecrets"}
 
@@ -62,8 +63,21 @@ def approval_rules(environment: Environment) -> ApprovalRules:
         needed={str(risk): count for risk, count in environment.approvals.items()},
         approvers=tuple(environment.approvers), own=environment.own_approval,
         wait_s=seconds(environment.approval_wait), valid_s=seconds(environment.approval_valid),
-        digest=environment.digest,
+        digest=environment.digest, partial={str(risk): word for risk, word in environment.partial_evidence.items()},
     )  # fmt: skip
+
+
+def explained(environment: Environment, name: str, values: Mapping[str, Any]) -> tuple[str, str]:
+    """Say how a signal's query reads with values put in; its template when none are given.
+
+    Returns:
+        The query, and the language that it is written in.
+    """
+    spec = environment.signal(name)
+    language: Language = getattr(adapter(environment.source(spec.source).adapter), "language", "promql")
+    query = render(spec, values, language) if values else spec.query or spec.where
+    binds = f"  with {dict(query.values)}" if isinstance(query, Bound) else ""
+    return f"{query}{binds}", language
 
 
 class Wiring:
@@ -78,17 +92,18 @@ class Wiring:
         self.environment = environment
         self._made: dict[str, Any] = dict(given or {})
 
-    def signal(self, name: str) -> tuple[SignalSettings, Callable[[Any, Window], Awaitable[Any]]]:
+    def signal(self, name: str) -> tuple[SignalSettings, "Reader"]:
         """Return a signal's settings and what reads it.
 
         Raises:
             NotFound: The environment file names no such signal or source.
         """
         spec = self.environment.signal(name)
-        source = self._port("source", spec.source, self.environment.source(spec.source))
-        if hasattr(source, "search"):
-            return spec, lambda query, window: source.search(query, window, spec.max_rows)
-        return spec, lambda query, window: _capped(source.query(query, window), spec, name)
+        return spec, Reader(name, spec, self.port(f"source {spec.source}"))
+
+    def spec(self, name: str) -> SignalSettings:
+        """Return a signal's settings, without anything being opened."""
+        return self.environment.signal(name)
 
     def capability(self, name: str) -> Capability:
         """Return a capability.
@@ -96,12 +111,16 @@ class Wiring:
         Raises:
             NotFound: The environment file names no such capability.
         """
-        made: Capability = self._port("capability", name, self.environment.capability(name))
+        made: Capability = self.port(f"capability {name}")
         return made
 
     def capabilities(self) -> Iterable[str]:
         """List the names of the capabilities."""
         return list(self.environment.capabilities)
+
+    def limits(self, endpoint: str) -> Limits:
+        """Say how far an endpoint may be used."""
+        return self.environment.limits(endpoint)
 
     async def aclose(self) -> None:
         """Close everything that was made, in reverse order; one that fails does not keep the others open."""
@@ -110,21 +129,48 @@ class Wiring:
                 stack.push_async_callback(made.aclose)
             self._made.clear()
 
-    def _port(self, word: str, name: str, settings: PortSettings) -> Any:
-        key = f"{word} {name}"
-        if key not in self._made:
-            self._made[key] = _make(key, settings)
-        return self._made[key]
+    def port(self, endpoint: str) -> Any:
+        """Return what an endpoint's adapter made, for example of `source metrics`; it is made when first asked for.
+
+        Raises:
+            NotFound: The environment file names no such source or capability.
+            SettingsError: Its options are wrong.
+        """
+        if endpoint not in self._made:
+            word, _, name = endpoint.partition(" ")
+            known = self.environment.source if word == "source" else self.environment.capability
+            self._made[endpoint] = _make(endpoint, known(name))
+        return self._made[endpoint]
 
 
-async def _capped(asked: Awaitable[Any], spec: SignalSettings, name: str) -> Any:
-    """Refuse an answer with more series than the environment file allows."""
-    frame = await asked
-    labels = [column for column in frame.columns if column not in {"time", "value"}]
-    series = len(frame[labels].drop_duplicates()) if labels else 1
-    if series > spec.max_series:
-        raise BadAnswer(f"Signal {name} has {series} series; the limit is {spec.max_series}.", todo="Narrow its query.")
-    return frame
+class Reader:
+    """What reads a signal: its source, with the signal's limits.
+
+    Args:
+        name: The signal's name.
+        spec: Its settings.
+        source: The source: metrics are queried, lines are searched.
+    """
+
+    def __init__(self, name: str, spec: SignalSettings, source: Any) -> None:
+        self._name, self._spec, self._source = name, spec, source
+        self.language: Language = source.language
+
+    async def __call__(self, query: Any, window: Window) -> Any:
+        """Read a stretch of time.
+
+        Raises:
+            BadAnswer: The answer has more series than the environment file allows.
+        """
+        if hasattr(self._source, "search"):
+            return await self._source.search(query, window, self._spec.max_rows)
+        frame = await self._source.query(query, window)
+        labels = [column for column in frame.columns if column not in {"time", "value"}]
+        series = len(frame[labels].drop_duplicates()) if labels else 1
+        most = self._spec.max_series
+        if series > most:
+            raise BadAnswer(f"Signal {self._name} has {series} series; the limit is {most}.", todo="Narrow its query.")
+        return frame
 
 
 def _make(key: str, settings: PortSettings) -> Any:
@@ -139,7 +185,7 @@ def _make(key: str, settings: PortSettings) -> Any:
 
 
 def _option(name: str, value: Any) -> Any:
-    if name in {"token", "password"}:
+    if is_secret(name):
         return secret(str(value))
     return _address(value.removeprefix("file:")) if name == "url" and str(value).startswith("file:") else value
 

@@ -16,6 +16,7 @@ from rbkit.adapters.fakes import FakeBalancer, FakeMetrics, FakeServices
 from rbkit.clock import FakeClock
 from rbkit.contract import CheckSpec, Contract, StepSpec
 from rbkit.entries import Entry, seal_entry
+from rbkit.environment import Environment
 from rbkit.errors import IllegalMove
 from rbkit.events import Call, Event, Mode
 from rbkit.fold import RunState
@@ -25,7 +26,6 @@ from rbkit.policy import ApprovalRules
 from rbkit.run import Run
 from rbkit.sandbox import lifecycle
 from rbkit.sandbox.layout import INSTANCES, Layout
-from rbkit.settings import Environment
 from rbkit.stores.memory import MemoryStore
 from rbkit.tape import Tape
 from rbkit.terms import Terms
@@ -238,6 +238,7 @@ def _every_event(text: str) -> list[Event]:
             notebook="", budget_s=60,
         ),
         ev.InputRefused(runbook="b", field="f", why=text),
+        ev.BreakerSet(endpoint="e", to="open", reason=text),
         *(ev.CheckStarted(name="c", phase=phase, sentence=text) for phase in get_args(ev.Phase)),
         *(
             ev.CheckEnded(phase=phase, verdict=verdict, **check)

@@ -12,19 +12,20 @@ import pytest
 ROOT = Path(__file__).parents[1] / "rbkit"
 FLOORS: dict[str, int] = {
     # 0: values that know nothing
-    "errors": 0, "clock": 0, "values": 0, "files": 0,
+    "errors": 0, "clock": 0, "values": 0, "files": 0, "costs": 0,
     # 1: what is said: contract, events, ports, settings
     "contract": 1, "specs": 1, "facts": 1, "asking": 1, "events": 1, "entries": 1, "store": 1, "capability": 1,
-    "kinds": 1, "datakinds": 1, "ports": 1, "settings": 1,
+    "kinds": 1, "datakinds": 1, "ports": 1,
+    "environment": 1, "envfile": 1, "settings": 1,
     # 2: pure
     "machine": 2, "approvals": 2, "progress": 2, "fold": 2, "results": 2, "policy": 2, "signal": 2, "decide": 2,
-    "resilience": 2, "queries": 2, "parameters": 2, "notebook": 2,
+    "resilience": 2, "breaker": 2, "queries": 2, "parameters": 2, "notebook": 2,
     # 3: the run, and the leaves around it
-    "journal": 3, "leases": 3, "reaping": 3, "permits": 3, "observing": 3, "terms": 3, "gate": 3,
+    "journal": 3, "leases": 3, "reaping": 3, "permits": 3, "observing": 3, "terms": 3, "endpoints": 3, "tokens": 3, "gate": 3,
     "rolling": 3, "ending": 3, "stepping": 3, "marks": 3, "measure": 3, "deciding": 3, "confirming": 3,
     "handle": 3, "run": 3, "tape": 3, "adapters": 3, "stores": 3, "record": 3,
     # 4 and 5: wiring, drivers and rules
-    "wiring": 4, "testing": 4, "execute": 5, "lab": 5, "lint": 5, "sandbox": 5,
+    "wiring": 4, "pinging": 4, "testing": 4, "execute": 5, "lab": 5, "lint": 5, "sandbox": 5,
     # 6 and 7: doors, and the names that a notebook sees
     "open": 6, "cli": 6, "__main__": 7, "__init__": 7,
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Rules are data, and the trace says why."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
@@ -241,3 +242,44 @@ def test_a_file_that_holds_no_rules_is_refused_by_key(tmp_path, text, message):
     with pytest.raises(SettingsError, match=message) as caught:
         load_rules("r", tmp_path)
     assert str(tmp_path / "r.yaml") in caught.value.what
+
+
+# Partial evidence
+
+
+def spared(found: Signal) -> Signal:
+    """Say that nothing rests on a signal alone."""
+    return replace(found, essential=False)
+
+
+TWO = (rule("slow", "restart", signal="latency", above=1.0), rule("big", "leak", signal="memory", above=300.0))
+
+
+def test_a_missing_signal_that_is_not_essential_is_left_out():
+    """The other rules decide, and the verdict says on what it does not rest."""
+    signals = {"latency": spared(signal("latency")), "memory": signal(a=[412.0])}
+    verdict = decide(rules(*TWO), signals, {})
+    assert (verdict.outcome, verdict.target, verdict.partial) == ("leak", "a", ("latency has no samples",))
+    assert "on partial evidence: latency has no samples" in verdict._repr_markdown_()
+    whole = decide(rules(*TWO), {"latency": signal("latency", a=[0.1]), "memory": signal(a=[412.0])}, {})
+    assert whole.partial == () and "partial" not in whole._repr_markdown_()
+
+
+def test_nothing_is_decided_on_nothing():
+    """When every signal is missing it is unclear, however inessential each of them is."""
+    signals = {"latency": spared(signal("latency")), "memory": spared(signal())}
+    verdict = decide(rules(*TWO), signals, {})
+    assert (verdict.outcome, verdict.ends) == ("unclear", "needs_operator")
+
+
+def test_an_essential_signal_is_needed_beside_an_inessential_one():
+    """What is essential and missing makes it unclear, as before."""
+    signals = {"latency": spared(signal("latency", a=[0.1])), "memory": signal()}
+    assert decide(rules(*TWO), signals, {}).outcome == "unclear"
+
+
+def test_an_answer_from_another_source_is_partial_evidence():
+    """It decides as well, and whoever reads the decision is told."""
+    found = replace(signal(a=[412.0, 412.0, 412.0]), partial="memory was read from elsewhere")
+    verdict = decide(rules(), {"memory": found}, {"limit": 300.0})
+    assert (verdict.outcome, verdict.partial) == ("leak", ("memory was read from elsewhere",))

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import typer
 
+from rbkit.environment import Environment, SignalSettings
 from rbkit.policy import EXIT_CODES
 from rbkit.sandbox.lifecycle import FAULTS
-from rbkit.settings import Environment, Settings, SignalSettings
+from rbkit.settings import Settings
 
 REPO = Path(__file__).parents[1]
 DOCS = {path.stem: path.read_text() for path in (REPO / "docs").glob("*.md")}

@@ -5,10 +5,18 @@ import json
 from typing import Any
 
 import pytest
+from conftest import ENVIRONMENT
 
 from rbkit.adapters.fakes import FakeBalancer
+from rbkit.clock import FakeClock
+from rbkit.costs import spend
+from rbkit.environment import Environment
 from rbkit.errors import BadAnswer, IllegalMove, StoreUnavailable, Unreachable
+from rbkit.observing import window_of
 from rbkit.ports import Plan, action, read
+from rbkit.record.summary import tell
+from rbkit.terms import Terms
+from rbkit.wiring import Wiring
 
 MEMBERS = {"checkout": ["checkout-1", "checkout-2", "checkout-3"]}
 
@@ -59,6 +67,8 @@ def test_logs_have_no_value(rig) -> None:
     """An answer without numbers stays as it is."""
 
     class Lines:
+        language = "promql"
+
         async def query(self, query: str, window: Any) -> Any:
             import pandas as pd
 
@@ -164,3 +174,121 @@ def test_several_reads_at_once_are_all_journaled(rig) -> None:
 
     assert [len(found) for found in asyncio.run(both())] == [3, 3]
     assert sorted(event["name"] for event in rig.events("observed")) == ["balancer.members", "services.instances"]
+
+
+# Degraded sources
+
+SECOND = {
+    "name": "test",
+    "sources": {
+        "metrics": {"adapter": "fake"}, "spare": {"adapter": "fake"},
+        "far": {"adapter": "prometheus", "url": "file:/no"},
+    },
+    "signals": {
+        "memory": {"source": "metrics", "query": "memory{service=$service}", "unit": "MB", "otherwise": "memory_kb"},
+        "memory_kb": {
+            "source": "spare", "query": "kb{service=$service}", "multiply": 0.001, "unit": "MB", "otherwise": "memory",
+        },
+        "alone": {"source": "metrics", "query": "memory{service=$service}", "unit": "MB"},
+        "spared": {
+            "source": "metrics", "query": "memory{service=$service}", "essential": False, "otherwise": "away",
+        },
+        "away": {"source": "far", "query": "memory{service=$service}"},
+    },
+}  # fmt: skip
+
+
+class Ill:
+    """A source that does not answer."""
+
+    language = "promql"
+
+    async def query(self, query: str, window: Any) -> Any:
+        """Fail."""
+        raise Unreachable("connection refused")
+
+
+def degraded(rig: Any, *, spare: Any = None) -> Any:
+    """Wire an ill source of metrics and a spare one with the same samples, in kB."""
+    rig.samples(100_000.0, 412_000.0)
+    rig.metrics.frames = {'kb{service="checkout"}': next(iter(rig.metrics.frames.values()))}
+    ports = {"source metrics": Ill(), "source spare": spare or rig.metrics}
+    rig.world = lambda: Wiring(Environment.model_validate(SECOND), ports)
+    return rig.open()
+
+
+def see(gate: Any, name: str) -> Any:
+    """Observe a signal."""
+    return asyncio.run(gate.observe(name, "1m", {"service": "checkout"}))
+
+
+def test_another_source_answers_where_the_first_one_does_not(rig) -> None:
+    """Meant as its own signal says, named as what was asked for; a banner, the journal and the signal say so."""
+    lines: list[str] = []
+    rig.terms = Terms(holder=rig.terms.holder, say=lambda glyph, text: lines.append(f"{glyph} {text}"))
+    signal = see(degraded(rig), "memory")
+    assert (signal.name, signal.latest.to_dict(), signal.weak) == ("memory", {"checkout-1": 412.0}, "")
+    assert lines == [f"⚠ {signal.partial}"] == ["⚠ memory was read from memory_kb, as its own source did not answer"]
+    (event,) = rig.events("observed")
+    assert (event["name"], event["instead"], event["source"]) == ("memory", "memory_kb", "spare")
+    assert "memory_kb" in tell(rig.journal().state.timeline[-1])
+
+
+def test_what_another_source_answered_is_replayed_as_that(rig) -> None:
+    """The tape knows who answered, so the numbers are the same."""
+    gate = degraded(rig)
+    signal = see(gate, "memory")
+    replay = rig.open("replay", run="20260101-000000-bbbbbb", tape=gate.journal.run)
+    again = see(replay, "memory")
+    assert (again.latest.to_dict(), again.partial) == (signal.latest.to_dict(), signal.partial)
+
+
+def test_when_none_answers_the_first_ones_error_is_told(rig) -> None:
+    """Sources that name each other are each asked once."""
+    with pytest.raises(Unreachable, match="connection refused"):
+        see(degraded(rig, spare=Ill()), "memory")
+    with pytest.raises(Unreachable, match="connection refused"):
+        see(rig.gate(), "alone")
+    assert rig.events("observed") == []
+
+
+def test_a_signal_that_is_not_essential_may_be_missing(rig) -> None:
+    """Nothing comes instead of an error, and it says why; also where a source cannot even be made."""
+    gate = degraded(rig)
+    signal = see(gate, "spared")
+    assert signal.frame.empty and signal.weak == "spared has no samples" and not signal.essential
+    assert signal.partial.startswith("spared is missing: connection refused; No address is published")
+    (event,) = rig.events("observed")
+    assert event["missing"] and event["cost"] == {"bytes": 0, "attempts": 0}
+    assert tell(rig.journal().state.timeline[-1]).startswith("observed nothing of spared: connection refused")
+    again = see(rig.open("replay", run="20260101-000000-bbbbbb", tape=gate.journal.run), "spared")
+    assert again.partial == signal.partial
+
+
+def test_what_a_question_cost_is_in_the_journal(rig) -> None:
+    """Bytes and attempts, so that somebody can see what reading has done to production."""
+    left = [Unreachable("x")]
+
+    class Costly:
+        language = "promql"
+
+        async def query(self, query: str, window: Any) -> Any:
+            if left:
+                raise left.pop()
+            spend(12_300, "It")
+            return await rig.metrics.query(query, window)
+
+    rig.samples(1.0)
+    rig.world = lambda: Wiring(ENVIRONMENT, {"source metrics": Costly()})
+    see(rig.open(), "memory")
+    assert rig.events("observed")[0]["cost"] == {"bytes": 12_300, "attempts": 2}
+    assert ", 12.3 kB, 2 attempts from metrics" in tell(rig.journal().state.timeline[-1])
+
+
+@pytest.mark.parametrize(("last", "step_s"), [("1m", 5.0), ("83m", 5.0), ("24h", 86.4)])
+def test_a_long_stretch_is_read_less_densely(last, step_s) -> None:
+    """No more points than the environment file allows, however far back somebody looks."""
+    spec = ENVIRONMENT.signal("memory")
+    window = window_of(spec, last, FakeClock().now())
+    assert window.step_s == pytest.approx(step_s)
+    assert (window.end - window.start).total_seconds() / window.step_s <= spec.max_points

@@ -13,7 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from rbkit import open as opening
-from rbkit.errors import ContractError, IllegalMove, NotFound, ParameterError, RefusedInput, RunEnded
+from rbkit.errors import ContractError, IllegalMove, NotFound, ParameterError, RefusedInput, RunEnded, SettingsError
 from rbkit.journal import Journal, operator
 from rbkit.leases import run_lease
 from rbkit.open import open_run
@@ -195,11 +195,11 @@ def test_what_the_environment_lacks_is_refused_before_anything(home, cell, old, 
 
 
 def test_a_signal_without_its_source_is_refused(home, cell) -> None:
-    """The source of a signal must be there too."""
+    """The source of a signal must be there too: the environment file is checked as a whole."""
     book = notebook(("parameters", PARAMETERS), ("contract", CONTRACT), ("diagnose", 'run.observe("memory")'))
     (home / "notebooks" / "leak.ipynb").write_text(book)
     (home / "parameters" / "test.yaml").write_text(ENVIRONMENT.replace("source: metrics", "source: nowhere"))
-    with pytest.raises(NotFound, match="source 'nowhere'"):
+    with pytest.raises(SettingsError, match=r"line \d+: signals\.memory\.source: 'nowhere' is not there"):
         cell(PARAMETERS, CONTRACT)
 
 

@@ -11,7 +11,7 @@ from rbkit import events as ev
 from rbkit.adapters.fakes import FakeBalancer, FakeServices
 from rbkit.clock import FakeClock
 from rbkit.contract import StepSpec
-from rbkit.errors import ApprovalNeeded, BadAnswer, Cancelled, Denied, Fenced, IllegalMove, RunbookError
+from rbkit.errors import ApprovalNeeded, BadAnswer, Cancelled, Denied, Fenced, GuardRail, IllegalMove, RunbookError
 from rbkit.events import Call
 from rbkit.gate import Gate, current_step
 from rbkit.journal import Journal
@@ -732,3 +732,60 @@ def test_an_error_is_one_of_rbkits_own(office):
     with pytest.raises(RunbookError) as caught:
         office.do(gate, drain())
     assert "Have it approved" in caught.value.todo
+
+
+# Partial evidence
+
+
+def partly(gate: Gate, *what: str) -> Gate:
+    """Let the run decide on partial evidence."""
+    gate.journal.append(ev.Decided(
+        rules="r", version="1", digest="", inputs={}, trace=[], outcome="drain", target=None, why="w",
+        partial=list(what),
+    ))  # fmt: skip
+    return gate
+
+
+def risky(office: Office, *decisions: tuple[str, ...]) -> Gate:
+    """Begin a run, decide, and begin its step."""
+    stepping, office._stepping = office._stepping, lambda gate: gate
+    gate = office.begin()
+    for missing in decisions:
+        partly(gate, *missing)
+    return stepping(gate)
+
+
+@pytest.mark.parametrize("word", ["stop", None])
+def test_what_was_decided_on_partial_evidence_is_not_done_at_high_risk(office, word):
+    """Refused before anybody is asked: by default, and where the environment file says so."""
+    office.rules = replace(RULES, partial={"high": word} if word else {})
+    gate = risky(office, ("memory is missing",))
+    with pytest.raises(GuardRail, match="decided on partial evidence .memory is missing.*for risk high"):
+        office.do(gate, drain())
+    assert office.rig.balancer.log == [] and not office.state.approvals
+
+
+def test_it_may_need_an_approval_that_it_would_not_need_otherwise(office):
+    """The plan that people see says on what it does not rest."""
+    office.rules = replace(RULES, needed={"high": 0}, partial={"high": "approve"})
+    office.acts = [office.approve]
+    gate = risky(office, ("memory is missing",))
+    office.do(gate, drain())
+    (approval,) = office.state.approvals
+    assert (approval.request.needed, approval.result) == (1, "granted")
+    assert approval.request.plan["facts"]["partial_evidence"] == ["memory is missing"]
+
+
+@pytest.mark.parametrize("what", [(), ("memory is missing",)])
+def test_it_goes_on_where_the_environment_file_says_so(office, what):
+    """And a decision on whole evidence is nobody's concern, whatever the policy."""
+    office.rules = replace(RULES, needed={"high": 0}, partial={"high": "go"} if what else {"high": "stop"})
+    office.do(risky(office, what), drain())
+    assert len(office.rig.balancer.log) == 1 and not office.state.approvals
+
+
+def test_the_newest_decision_of_a_rule_set_counts(office):
+    """When the source has come back and the rules were applied again, nothing is partial any more."""
+    office.rules = replace(RULES, needed={"high": 0})
+    office.do(risky(office, ("memory is missing",), ()), drain())
+    assert len(office.rig.balancer.log) == 1

@@ -20,6 +20,7 @@ from rbkit.policy import (
     approvals_needed,
     exit_code,
     lacking,
+    on_partial_evidence,
     outcome_of,
     to_undo,
 )
@@ -215,3 +216,17 @@ def test_the_outcome_is_always_one_that_the_lifecycle_allows(walk, choices):
     state = fold((entry, read_event(entry)) for entry in walk(choices))
     if state.state not in FINISHED | {"new", "acting", "waiting", "rolling_back", "interrupted", "stranded"}:
         assert allows(state.state, f"run_closed_{outcome_of(state)}")
+
+
+@pytest.mark.parametrize(
+    ("risk", "final", "environment", "word"),
+    [
+        ("low", False, {}, "go"), ("medium", False, {}, "approve"), ("high", False, {}, "stop"),
+        ("low", True, {}, "stop"), ("low", True, {"irreversible": "approve"}, "approve"),
+        ("high", True, {"high": "go", "irreversible": "go"}, "go"), ("medium", False, {"medium": "stop"}, "stop"),
+        ("high", True, {"high": "stop", "irreversible": "go"}, "stop"),
+    ],
+)  # fmt: skip
+def test_partial_evidence_means_the_strictest_that_applies(risk, final, environment, word):
+    """By risk, and once more for what cannot be undone; what the file does not say is as careful as it should be."""
+    assert on_partial_evidence(risk, final=final, environment=environment) == word

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from rbkit import settings as module
+from rbkit.envfile import load_environment
+from rbkit.environment import Environment
 from rbkit.errors import NotFound, SettingsError
-from rbkit.settings import Environment, Settings, load_environment
+from rbkit.settings import Settings
 
 GOOD = """\
 name: test
@@ -112,12 +114,12 @@ BAD = [
     (
         "name: test\nsignals:\n  a:\n    source: m\n    step: soon",
         5,
-        "signals.a.step: Value error, 'soon' is no duration",
+        "signals.a.step: 'soon' is no duration",
     ),
     (
         "name: test\nsignals:\n  a:\n    source: m\n    stale_after: 0s",
         5,
-        "signals.a.stale_after: Value error, A duration",
+        "signals.a.stale_after: A duration",
     ),
     ("name: test\nsignals:\n  a:\n    source: m\n    max_rows: 0", 5, "signals.a.max_rows: Input should be greater"),
     ("name: test\nsignals: [a]", 2, "signals: Input should be a valid dictionary"),
@@ -129,8 +131,8 @@ BAD = [
     ("name: test\napprovers: []", 2, "approvers: List should have at least 1 item"),
     ("name: test\napprovers:\n  - os:alice\n  - 7", 4, "approvers.1: Input should be a valid string"),
     ("name: test\nown_approval: perhaps", 2, "own_approval: Input should be a valid boolean"),
-    ("name: test\napproval_wait: soon", 2, "approval_wait: Value error, 'soon' is no duration"),
-    ("name: test\n\napproval_valid: 0s", 3, "approval_valid: Value error, A duration must be above zero"),
+    ("name: test\napproval_wait: soon", 2, "approval_wait: 'soon' is no duration"),
+    ("name: test\n\napproval_valid: 0s", 3, "approval_valid: A duration must be above zero"),
     ("name: test\napproval_waits: 5m", 2, "approval_waits: Extra inputs are not permitted"),
     ("name: test\nbanner: ${RBKIT_NOPE}", 2, "banner: needs the variable RBKIT_NOPE, which is not set"),
     (
@@ -292,3 +294,115 @@ def test_every_setting_is_described():
     """The docstring names each variable."""
     for name in module.Settings.model_fields:
         assert f"RBKIT_{name.upper()}" in (module.Settings.__doc__ or "")
+
+
+BASE = """\
+banner: "All of them"
+sources:
+  metrics: {adapter: prometheus, url: "http://base", limits: {concurrency: 2, timeout: 5s}}
+signals:
+  memory: {source: metrics, query: up, unit: MB}
+  errors: {source: metrics, query: down, otherwise: memory, essential: false}
+approvals: {low: 0, high: 2}
+"""
+CHILD = """\
+name: test
+extends: _base
+sources:
+  metrics: {url: "http://child"}
+signals:
+  errors:
+approvals: {high: 1}
+"""
+
+
+def extended(folder: Path, child: str = CHILD, base: str = BASE) -> Environment:
+    """Write a base and an environment that extends it, and read that."""
+    (folder / "_base.yaml").write_text(base)
+    return load(folder, child)
+
+
+def test_what_a_file_does_not_say_is_taken_from_its_base(tmp_path):
+    """Mappings are put over each other key by key, everything else as a whole; null takes a key away."""
+    found = extended(tmp_path)
+    assert (found.banner, found.approvals) == ("All of them", {"low": 0, "high": 1})
+    assert found.source("metrics").options == {"url": "http://child"}
+    assert (found.limits("source metrics").concurrency, found.limits("source metrics").seconds) == (2, 5.0)
+    assert list(found.signals) == ["memory"]
+    assert found.digest != extended(tmp_path, base=BASE.replace("http://base", "http://b").replace("MB", "GB")).digest
+
+
+@pytest.mark.parametrize(
+    ("child", "base", "where"),
+    [
+        (CHILD, BASE.replace("low: 0", "low: -1"), "_base.yaml, line 7: approvals.low"),
+        (CHILD.replace("high: 1", "high: x"), BASE, "test.yaml, line 7: approvals.high"),
+        (CHILD, BASE + "odd: 1\n", "_base.yaml, line 8: odd"),
+        (CHILD, "name: base\n" + BASE, "_base.yaml, line 1: name: a base is a mapping without `name` and `extends`"),
+        (CHILD, "- 1\n", "_base.yaml, line 1: name: a base is a mapping"),
+        (CHILD.replace("_base", "_bse"), BASE, "test.yaml, line 2: extends: there is no _bse.yaml"),
+        (CHILD.replace("_base", "base"), BASE, "test.yaml, line 2: extends: there is no base.yaml"),
+        (CHILD.replace("_base", "../_base"), BASE, "test.yaml, line 2: extends"),
+        (CHILD + "slos:\n  s: {signal: memori, below: 1, objective: 0.9}\n", BASE, "test.yaml, line 9: slos.s.signal"),
+        (CHILD, BASE.replace("MB", "MB, otherwise: no"), "_base.yaml, line 5: signals.memory.otherwise: 'no' is not"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named_in_the_file_that_holds_it(tmp_path, child, base, where):
+    """With its line there: a base is read by many, and whoever reads the error must not search."""
+    with pytest.raises(SettingsError) as caught:
+        extended(tmp_path, child, base)
+    assert where in caught.value.what
+
+
+def test_a_base_is_no_environment(tmp_path):
+    """What only others extend can neither be used nor is it suggested."""
+    extended(tmp_path)
+    with pytest.raises(NotFound) as caught:
+        load_environment("_base", tmp_path, {})
+    assert caught.value.todo.startswith("Use one of: test;")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("token: hunter2", "token must be a reference"),
+        ("auth: {client_secret: hunter2}", "auth.client_secret must be a reference"),
+        ("url: 'postgresql://app:hunter2@db/x'", "url holds a password"),
+        ("logins: [{password: hunter2}]", "logins.0.password must be a reference"),
+    ],
+)
+def test_a_secret_in_clear_is_refused_without_being_repeated(tmp_path, options, said):
+    """Only references may stand where a secret belongs, however deep, and the error does not show what stood there."""
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, f"name: test\nsources:\n  a: {{adapter: x, {options}}}\n")
+    assert said in caught.value.what and "line 3: sources.a" in caught.value.what
+    assert "hunter2" not in str(caught.value) + repr(caught.value.__cause__)
+
+
+def test_references_stand_where_secrets_belong(tmp_path):
+    """A reference is no secret, and a login without a password is none."""
+    text = "name: test\nsources:\n  a: {adapter: x, token: env:A, url: 'postgresql://app@db/x', n: [1]}\n"
+    assert load(tmp_path, text).source("a").options["token"] == "env:A"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("slos: {s: {signal: m, objective: 0.9}}", "give exactly one of `below` and `above`"),
+        ("slos: {s: {signal: m, below: 1, above: 2, objective: 0.9}}", "give exactly one"),
+        ("slos: {s: {signal: m, below: 1, objective: 1.0}}", "slos.s.objective"),
+        ("notifications: {pager: {to: 'https://x/key'}}", "to must be a reference"),
+        ("partial_evidence: {low: perhaps}", "partial_evidence.low"),
+        ("vault: {url: 'http://v', secret_id: hunter2}", "secret_id must be a reference"),
+    ],
+)
+def test_promises_routes_and_policies_are_checked(tmp_path, text, said):
+    """What is wrong in them is told when the file is read, not in the night."""
+    with pytest.raises(SettingsError, match=said):
+        load(tmp_path, f"name: test\n{text}\n")
+
+
+def test_the_limits_of_an_endpoint_that_is_not_named_are_the_usual_ones(tmp_path):
+    """Also of a capability that a test puts in place."""
+    found = extended(tmp_path)
+    assert found.limits("capability nothing").concurrency == 4 == found.limits("source nothing").concurrency

@@ -1,19 +1,29 @@
 """Plain HTTP with a deadline, a size cap and rbkit's errors; every adapter that speaks HTTP goes through here."""
 
+import asyncio
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import httpx2
 from pydantic import SecretStr
 
+from rbkit.costs import bounded, remaining, spend
 from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, NotFound, Refused, SecretError, Unreachable
 
 __all__ = ["Http"]
 
-LARGEST = 20_000_000
 _TIMEOUT = httpx2.Timeout(10.0, connect=3.0)
+_WHOLE_S = 30.0
+"""The longest that a question may take as a whole, however slowly its answer drips, seconds."""
+_PLAIN = {"Accept": "application/json", "Accept-Encoding": "identity"}
+"""Nothing compressed is asked for: a few bytes of it can unfold into more than memory holds."""
+_DECODERS = {"": None, "identity": None, "gzip": 31, "deflate": 15}
+_CHUNK = 65_536
+_LONGEST_WAIT_S = 3600.0
+_NOT_ITSELF = "Check the address: something else, such as a login page or a proxy, answers there."
 _NEVER_SENT = (
     httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol, httpx2.InvalidURL,
 )  # fmt: skip
@@ -54,12 +64,12 @@ class Http:
             BadAnswer: The answer is no JSON, too large, or says something went wrong.
         """
         try:
-            status, body = await self._send("GET", path, params=params)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            answer = await self._send("GET", path, params=params)
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
             raise Unreachable(f"{self.name} at {self._url} cannot be read: {_words(error)}.") from error
-        if status != 200:
-            raise self._refusal(status, body, BadAnswer)
-        return self._json(body)
+        if answer.status != 200:
+            raise self._refusal(answer, BadAnswer)
+        return self._json(answer)
 
     async def write(
         self, method: str, path: str, body: Any = None, key: str = "", timeout_s: float = 15.0, token: int | None = None
@@ -84,16 +94,16 @@ class Http:
         if token is not None:
             headers["Fencing-Token"] = str(token)
         try:
-            status, answer = await self._send(method, path, body=body, headers=headers, timeout_s=timeout_s)
+            answer = await self._send(method, path, body=body, headers=headers, timeout_s=timeout_s)
         except _NEVER_SENT as error:
             raise Unreachable(f"{self.name} at {self._url} was not reached: {_words(error)}.") from error
-        except (httpx2.HTTPError, BadAnswer) as error:
+        except (httpx2.HTTPError, BadAnswer, TimeoutError) as error:
             raise MayHaveActed(f"{self.name} took {method} {path} and gave no answer: {_words(error)}.") from error
-        if status == 412 and token is not None:
+        if answer.status == 412 and token is not None:
             newer = f"{self.name} says that somebody with a newer lease acts on the target"
-            raise Refused(f"{newer}: {_message(answer)}", todo=_THEIRS)
-        if not 200 <= status < 300:
-            raise self._refusal(status, answer, Refused if 400 <= status < 500 else MayHaveActed)
+            raise Refused(f"{newer}: {_message(answer.body)}", todo=_THEIRS)
+        if not 200 <= answer.status < 300:
+            raise self._refusal(answer, Refused if 400 <= answer.status < 500 else MayHaveActed)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -103,45 +113,79 @@ class Http:
     async def _send(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None,
         headers: Mapping[str, str] | None = None, timeout_s: float | None = None,
-    ) -> tuple[int, bytes]:  # fmt: skip
+    ) -> "_Answer":  # fmt: skip
         if self._client is None:
             self._client = httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
         timeout = httpx2.Timeout(timeout_s, connect=3.0) if timeout_s else _TIMEOUT
         request = self._client.build_request(
             method, self._url + path, params=params, json=body, headers=self._headers(headers), timeout=timeout
         )
-        response = await self._client.send(request, stream=True)
-        try:
-            return response.status_code, await self._body(response)
-        finally:
-            await response.aclose()
+        async with asyncio.timeout(timeout_s or _WHOLE_S):
+            response = await self._client.send(request, stream=True)
+            try:
+                return _Answer(response.status_code, response.headers, await self._body(response))
+            finally:
+                await response.aclose()
 
     def _headers(self, more: Mapping[str, str] | None) -> dict[str, str]:
-        found = dict(more or {})
+        found = _PLAIN | dict(more or {})
         if self._token is not None:
             found["Authorization"] = f"Bearer {self._token.get_secret_value()}"
         return found
 
     async def _body(self, response: httpx2.Response) -> bytes:
-        parts, size = [], 0
-        async for part in response.aiter_bytes(65_536):
-            size += len(part)
-            if size > LARGEST:
-                raise BadAnswer(f"{self.name} answered with more than {LARGEST // 1_000_000} MB.")
-            parts.append(part)
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in _DECODERS:
+            raise BadAnswer(f"{self.name} answered in the encoding {encoding[:40]!r}, which nobody asked for.")
+        wbits, parts = _DECODERS[encoding], []
+        decoder = zlib.decompressobj(wbits) if wbits else None
+        with bounded():
+            async for part in response.aiter_raw(_CHUNK):
+                for piece in self._unfolded(part, decoder):
+                    spend(len(piece), self.name)
+                    parts.append(piece)
         return b"".join(parts)
 
-    def _json(self, body: bytes) -> Any:
-        try:
-            return json.loads(body) if body else None
-        except (ValueError, RecursionError) as error:
-            raise BadAnswer(f"{self.name} answered with something that is not JSON.") from error
+    def _unfolded(self, part: bytes, decoder: Any) -> Iterator[bytes]:
+        """Unfold a part of an answer, little by little: how much it becomes is not known before."""
+        if decoder is None:
+            yield part
+            return
+        while part:
+            try:
+                yield decoder.decompress(part, min(_CHUNK, remaining() + 1))
+            except zlib.error as error:
+                raise BadAnswer(f"{self.name} answered with something that cannot be unfolded.", fault=True) from error
+            part = decoder.unconsumed_tail
 
-    def _refusal(self, status: int, body: bytes, kind: type[AdapterError]) -> Exception:
-        said = _message(body)
-        if status == 404:
+    def _json(self, answer: "_Answer") -> Any:
+        kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+        if kind and "json" not in kind and answer.body:
+            raise BadAnswer(f"{self.name} answered with {kind[:60]!r} instead of JSON.", todo=_NOT_ITSELF, fault=True)
+        try:
+            return json.loads(answer.body) if answer.body else None
+        except (ValueError, RecursionError) as error:
+            raise BadAnswer(f"{self.name} answered with something that is not JSON.", fault=True) from error
+
+    def _refusal(self, answer: "_Answer", kind: type[AdapterError]) -> Exception:
+        said = _message(answer.body)
+        if answer.status == 404:
             return NotFound(f"{self.name} knows no such thing: {said}", todo="Check the name of the target.")
-        return kind(f"{self.name} answered {status}: {said}")
+        ill = answer.status >= 500 or answer.status == 429
+        wait_s = _retry_after(answer.headers)
+        return kind(f"{self.name} answered {answer.status}: {said}", retry_after_s=wait_s, fault=ill)
+
+
+class _Answer(NamedTuple):
+    status: int
+    headers: httpx2.Headers
+    body: bytes
+
+
+def _retry_after(headers: httpx2.Headers) -> float:
+    """Read for how long a system asks to be left alone, seconds; a date is not worth the trouble."""
+    text = headers.get("Retry-After", "").strip()
+    return min(float(text), _LONGEST_WAIT_S) if text.isascii() and text.isdigit() else 0.0
 
 
 def _message(body: bytes) -> str:

@@ -2,11 +2,11 @@
 
 import sys
 
-from rbkit.cli import approving, output, practice, reading, records, running, steering
+from rbkit.cli import approving, environments, output, practice, reading, records, running, steering
 from rbkit.cli.app import app
 from rbkit.errors import RunbookError
 
-__all__ = ["approving", "main", "practice", "reading", "records", "running", "steering"]
+__all__ = ["approving", "environments", "main", "practice", "reading", "records", "running", "steering"]
 
 
 def main() -> None:

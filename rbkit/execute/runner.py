@@ -41,6 +41,8 @@ class Finished:
 def check(runbook: Runbook, given: Mapping[str, Any], settings: Settings, store: Store) -> dict[str, Any]:
     """Check parameters and environment before any kernel starts; a refusal leaves one audit event.
 
+    What is not given takes the environment file's default for this runbook, else the notebook's own.
+
     Args:
         runbook: The runbook.
         given: Values by parameter name.
@@ -54,11 +56,13 @@ def check(runbook: Runbook, given: Mapping[str, Any], settings: Settings, store:
         RefusedInput: Something that was given is wrong.
     """
     try:
-        values = validate(runbook.contract, given)
-        environment = settings.environment(str(values.get("environment", "")))
-        for name in runbook.contract.signals:
-            environment.source(environment.signal(name).source)
-        for name in runbook.contract.capabilities:
+        contract = runbook.contract
+        usual = {spec.name: spec.default for spec in contract.parameters}
+        environment = settings.environment(str({**usual, **given}.get("environment", "")))
+        values = validate(contract, {**environment.runbooks.get(contract.name, {}), **given})
+        for name in contract.signals:
+            environment.signal(name)
+        for name in contract.capabilities:
             environment.capability(name)
     except RefusedInput as error:
         field = error.field if isinstance(error, ParameterError) else ""

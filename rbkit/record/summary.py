@@ -8,7 +8,7 @@ from rbkit import events as ev
 from rbkit.clock import wall
 from rbkit.fold import RunState
 from rbkit.progress import Change, Moment
-from rbkit.values import human
+from rbkit.values import human, human_bytes
 
 __all__ = ["GLYPHS", "duration", "headline", "markdown", "standing_word", "tell"]
 
@@ -165,10 +165,11 @@ _TELL: dict[type, Any] = {
     ev.CheckStarted: lambda e: f"{e.phase} {e.name}: {e.sentence}",
     ev.CheckEnded: lambda e: f"{e.phase} {e.name}: {e.verdict}: {e.why}",
     ev.CheckSkipped: lambda e: f"{e.phase} {e.name} skipped: {e.why}",
-    ev.Observed: lambda e: f"observed {e.name}: {e.rows} rows in {human(e.seconds)} from {e.source}",
+    ev.Observed: lambda e: _observed(e),
     ev.Decided: lambda e: (
         f"decided {e.outcome}{_weight(e)} by rules {e.rules} {e.version}: {e.why}"
         f"{f'; kept, the rules would now say {e.now}' if e.now else ''}"
+        + ("; on partial evidence: " + "; ".join(e.partial) if e.partial else "")
     ),
     ev.StepStarted: lambda e: f"step {e.step} began (risk {e.risk}, at most {human(e.timeout_s)}): {e.intent}",
     ev.StepDone: lambda e: f"step {e.step} done in {human(e.seconds)}",
@@ -207,6 +208,7 @@ _TELL: dict[type, Any] = {
     ev.RunClosed: lambda e: f"run closed: {e.outcome}: {e.reason}",
     ev.RecordSealed: lambda e: f"record sealed, {len(e.cells)} cells",
     ev.InputRefused: lambda e: f"refused {e.runbook} {e.field}: {e.why}",
+    ev.BreakerSet: lambda e: f"breaker of {e.endpoint} set to {e.to}: {e.reason}",
 }
 
 
@@ -214,6 +216,17 @@ _PURPOSES: dict[str, str] = {
     "resume": "resumed", "roll_back": "taken over to be rolled back", "abandon": "abandoned",
     "interruption": "found dead",
 }  # fmt: skip
+
+
+def _observed(event: ev.Observed) -> str:
+    if event.missing:
+        return f"observed nothing of {event.name}: {event.missing}"
+    cost = f", {human_bytes(event.cost['bytes'])}" if event.cost.get("bytes") else ""
+    tries = f", {event.cost['attempts']} attempts" if event.cost.get("attempts", 1) > 1 else ""
+    instead = f" (instead of its own source, which did not answer: {event.instead})" if event.instead else ""
+    return (
+        f"observed {event.name}: {event.rows} rows in {human(event.seconds)}{cost}{tries} from {event.source}{instead}"
+    )
 
 
 def _more(event: ev.SessionBegan) -> str:

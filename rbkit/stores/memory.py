@@ -12,12 +12,13 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """Keeps journals, tapes and leases in this process only; several threads may use it at once."""
+    """Keeps journals, tapes, leases and notes in this process only; several threads may use it at once."""
 
     def __init__(self) -> None:
         self.journals: dict[str, list[Entry]] = {}
         self.tape: dict[str, bytes] = {}
         self.taken: dict[str, Lease] = {}
+        self.noted: dict[str, tuple[int, str]] = {}
         self._lock = Lock()
 
     def append(self, entry: Entry) -> bool:
@@ -70,6 +71,23 @@ class MemoryStore:
         """List every lease that somebody holds, by name."""
         with self._lock:
             return self._held()
+
+    def recall(self, name: str) -> tuple[int, str]:
+        """Read a note."""
+        return self.noted.get(name, (0, ""))
+
+    def note(self, name: str, version: int, text: str) -> bool:
+        """Write a note in place of the version that was read."""
+        with self._lock:
+            if self.recall(name)[0] != version:
+                return False
+            self.noted[name] = (version + 1, text)
+            return True
+
+    def notes(self, prefix: str) -> dict[str, str]:
+        """Read every note whose name begins so."""
+        with self._lock:
+            return {name: text for name, (_, text) in sorted(self.noted.items()) if name.startswith(prefix)}
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, literal_column, select, text, update
+from sqlalchemy import Connection, Row, bindparam, func, literal_column, select, text, update
 from sqlalchemy.dialects.sqlite import insert
 
 from rbkit.entries import Entry
@@ -16,7 +16,7 @@ from rbkit.errors import StoreUnavailable
 from rbkit.store import Lease, Now
 from rbkit.stores.connections import Connections, make_engine
 from rbkit.stores.leases import take
-from rbkit.stores.tables import REVISION, journal, lease, tape
+from rbkit.stores.tables import REVISION, journal, lease, note, tape
 
 __all__ = ["SqliteStore"]
 
@@ -48,10 +48,22 @@ _NEW = insert(lease)
 _GIVE = _NEW.on_conflict_do_update(
     index_elements=["name"], set_={name: _NEW.excluded[name] for name in ("holder", "token", "until", "ttl_s")}
 )
+_RECALL = select(note.c.version, note.c.text).where(note.c.name == bindparam("name"))
+_FIRST_NOTE = insert(note).on_conflict_do_nothing()
+_NOTE = (
+    update(note)
+    .where(note.c.name == bindparam("of"), note.c.version == bindparam("read"))
+    .values(version=bindparam("version"), text=bindparam("text"))
+)
+_NOTES = (
+    select(note.c.name, note.c.text)
+    .where(func.substr(note.c.name, 1, func.length(bindparam("prefix"))) == bindparam("prefix"))
+    .order_by(note.c.name)
+)
 
 
 class SqliteStore:
-    """Keeps journals, tapes and leases in `<home>/rbkit.db`.
+    """Keeps journals, tapes, leases and notes in `<home>/rbkit.db`.
 
     A call that only reads, and one that writes with one statement, needs no more than that statement: SQLite makes
     it a transaction, as BEGIN IMMEDIATE would.
@@ -149,6 +161,24 @@ class SqliteStore:
         """List every lease that somebody holds, live or lapsed, by name."""
         with self._work() as connection:
             return _leases(connection.execute(_HELD))
+
+    def recall(self, name: str) -> tuple[int, str]:
+        """Read a note; `(0, "")` when nobody has written it."""
+        with self._work() as connection:
+            found = connection.execute(_RECALL, {"name": name}).first()
+        return (int(found.version), str(found.text)) if found else (0, "")
+
+    def note(self, name: str, version: int, text: str) -> bool:
+        """Write a note in place of the version that was read."""
+        row = {"version": version + 1, "text": text}
+        statement, more = (_NOTE, {"of": name, "read": version}) if version else (_FIRST_NOTE, {"name": name})
+        with self._work() as connection:
+            return connection.execute(statement, row | more).rowcount > 0
+
+    def notes(self, prefix: str) -> dict[str, str]:
+        """Read every note whose name begins so, by name."""
+        with self._work() as connection:
+            return {row.name: row.text for row in connection.execute(_NOTES, {"prefix": prefix})}
 
     def close(self) -> None:
         """Close every connection."""

@@ -2,9 +2,9 @@
 
 from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text, text
 
-__all__ = ["REVISION", "journal", "lease", "metadata", "tape"]
+__all__ = ["REVISION", "journal", "lease", "metadata", "note", "tape"]
 
-REVISION = "0002"
+REVISION = "0003"
 metadata = MetaData()
 
 journal = Table(
@@ -34,5 +34,13 @@ lease = Table(
     Column("until", String(40), nullable=False),
     Column("ttl_s", Float, nullable=False),
     Index("lease_held", "holder", sqlite_where=text("holder <> ''")),
+    sqlite_with_rowid=False,
+)
+note = Table(
+    "note",
+    metadata,
+    Column("name", String(300), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("text", Text, nullable=False),
     sqlite_with_rowid=False,
 )

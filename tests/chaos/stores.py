@@ -65,6 +65,19 @@ class NotedStore:
         """List what is held."""
         return list(self._call("leases"))
 
+    def recall(self, name: str) -> tuple[int, str]:
+        """Read a note."""
+        version, text = self._call("recall", name)
+        return int(version), str(text)
+
+    def note(self, name: str, version: int, text: str) -> bool:
+        """Write a note."""
+        return bool(self._call("note", name, version, text))
+
+    def notes(self, prefix: str) -> dict[str, str]:
+        """Read notes."""
+        return dict(self._call("notes", prefix))
+
     def close(self) -> None:
         """The store is everybody's; nothing to give back."""
 

@@ -407,3 +407,25 @@ def test_several_processes_write_to_one_file_at_once(tmp_path):
         assert own == list(range(count))
     assert found.fetch("sha256:shared") == b"one answer"
     found.close()
+
+
+# Notes
+
+
+def test_a_note_is_written_in_place_of_what_was_read(store: Store):
+    """Two that have read the same version: one of them is told that the other was faster, and nothing is lost."""
+    assert store.recall("breaker:a") == (0, "")
+    assert store.note("breaker:a", 0, "open")
+    assert not store.note("breaker:a", 0, "closed")
+    assert store.recall("breaker:a") == (1, "open")
+    assert store.note("breaker:a", 1, "closed") and not store.note("breaker:a", 1, "late")
+    assert store.recall("breaker:a") == (2, "closed")
+    assert not store.note("breaker:never", 7, "of nothing") and store.recall("breaker:never") == (0, "")
+
+
+def test_notes_are_listed_by_the_letter(store: Store):
+    """A prefix is a text, not a pattern, and capital letters differ."""
+    for name in ("a%b:1", "a%b:2", "axb:1", "A%B:1"):
+        store.note(name, 0, name)
+    assert store.notes("a%b:") == {"a%b:1": "a%b:1", "a%b:2": "a%b:2"}
+    assert list(store.notes("")) == sorted(["a%b:1", "a%b:2", "axb:1", "A%B:1"])
