@@ -17,7 +17,7 @@ from rbkit.contract import StepSpec
 from rbkit.events import Call, CheckEnded, CheckStarted, RunOpened, StepDone, StepStarted
 from rbkit.gate import Gate, current_step
 from rbkit.journal import Journal
-from rbkit.settings import Environment, PortSettings
+from rbkit.environment import Environment, PortSettings
 from rbkit.stores.sqlite import SqliteStore
 from rbkit.wiring import Wiring
 

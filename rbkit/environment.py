@@ -12,7 +12,7 @@ from rbkit.facts import Outcome
 from rbkit.values import Secret, nearest, seconds
 
 __all__ = [
-    "SECRET_SOURCES", "Environment", "Limits", "PortSettings", "Route", "SignalSettings", "Slo", "VaultSettings",
+    "SECRET_SOURCES", "Environment", "Limits", "PortSettings", "Route", "SignalSettings", "Slo", "VaultOptions",
     "check_duration", "is_secret",
 ]  # fmt: skip
 
@@ -114,11 +114,14 @@ class PortSettings(_Options):
     limits: Limits = Limits()
 
 
-class VaultSettings(_Options):
-    """The Vault that references `vault:` are read from, and how a process logs in there."""
+class VaultOptions(_Options):
+    """The Vault that references `vault:` are read from, and how a process logs in there.
 
-    url: str
-    login: Literal["token", "approle", "kubernetes", "jwt"] = "approle"
+    Args:
+        policies: What the token of a supervised run may do; without any, the kernel logs in as the supervisor does.
+    """
+
+    policies: list[str] = []
 
 
 class SignalSettings(_Value):
@@ -192,7 +195,7 @@ class Environment(_Value):
     runbooks: dict[str, dict[str, Any]] = {}
     slos: dict[str, Slo] = {}
     notifications: dict[str, Route] = {}
-    vault: VaultSettings | None = None
+    vault: VaultOptions | None = None
     partial_evidence: dict[Risk, Literal["go", "approve", "stop"]] = {}
     approvals: dict[Risk, Annotated[int, Field(ge=0)]] = {}
     approvers: list[str] = Field(default=["*"], min_length=1)

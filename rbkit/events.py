@@ -19,12 +19,13 @@ from rbkit.facts import Call, Event, Json, Mode, Outcome, Phase, Purpose, Verdic
 
 __all__ = [
     "Answered", "AnyEvent", "ApprovalDenied", "ApprovalEnded", "ApprovalGiven", "ApprovalRequested", "Asked",
-    "BreakerSet", "Call", "CancelRequested", "ChangeDone", "ChangeFailed", "ChangeIntended", "ChangePlanned", "ChangeUnknown",
+    "BreakerSet", "Call", "CancelRequested", "ChangeDone", "ChangeFailed", "ChangeIntended", "ChangePlanned",
+    "ChangeUnknown",
     "CheckEnded", "CheckSkipped", "CheckStarted", "ConfirmationRequested", "Confirmed", "Decided", "Event",
     "FallbackChosen", "InputRefused", "Json", "LeaseAwaited", "Mode", "Observed", "Outcome", "Phase", "Purpose",
     "RecordSealed", "RollbackEnded", "RollbackStarted", "RollingEnded", "RollingPlanned", "RunClosed", "RunOpened",
     "SessionBegan", "StepDone", "StepFailed", "StepPlanned", "StepSkipped", "StepStarted", "StepUnknown",
-    "Verdict4",
+    "TokenTold", "Verdict4",
 ]  # fmt: skip
 
 
@@ -367,12 +368,23 @@ class BreakerSet(Event):
     reason: str
 
 
+class TokenTold(Event):
+    """What became of a run's token; its accessor names it and gives no rights (only in the audit journal)."""
+
+    kind: Literal["token_told"] = "token_told"
+    run: str
+    what: Literal["issued", "revoked", "revoke_failed"]
+    accessor: str
+    why: str = ""
+    ttl_s: int = 0
+
+
 AnyEvent = Annotated[
     RunOpened | SessionBegan | LeaseAwaited | CheckStarted | CheckEnded | CheckSkipped | Observed | Decided
     | StepStarted | StepDone | StepPlanned | StepFailed | StepUnknown | StepSkipped | FallbackChosen | RollingPlanned
     | RollingEnded | ChangeIntended | ChangePlanned | ChangeDone | ChangeFailed | ChangeUnknown | ApprovalRequested
     | ApprovalGiven | ApprovalDenied | ApprovalEnded | Asked | Answered | CancelRequested | ConfirmationRequested
     | Confirmed | RollbackStarted | RollbackEnded | RunClosed | RecordSealed | InputRefused
-    | BreakerSet,
+    | BreakerSet | TokenTold,
     Field(discriminator="kind"),
 ]  # fmt: skip

@@ -153,6 +153,8 @@ class Scaler(Capability):
     @action
     def scale(self, before: State, wanted: int) -> Plan:
         """Let a service have so many instances, and wait until they are ready."""
+        if before.get("managed"):
+            raise Refused(f"{before['managed']} decides how many instances there are; it would undo the change.")
         if not before["least"] <= wanted <= before["most"]:
             raise Refused(f"{wanted} instances are outside the limits {before['least']} to {before['most']}.")
         after = {"wanted": wanted, "ready": wanted}

@@ -17,6 +17,8 @@ FINISHED = frozenset({"closed", "sealed"})
 FROM_OUTSIDE = frozenset({"cancel_requested", "approval_given", "approval_denied", "confirmed"})
 """What a process may write that does not hold the run."""
 
+_AUDIT = dict.fromkeys(("input_refused", "breaker_set", "token_told"), "sealed")
+"""What the audit journal holds."""
 _FORWARD = {"interruption": "interrupted", "resume": "open", "roll_back": "failing", "abandon": "failing"}
 _BACKWARD = {"interruption": "stranded", "roll_back": "failing", "abandon": "failing"}
 
@@ -27,7 +29,7 @@ def _row(stay: tuple[str, ...], **moves: str) -> dict[str, str]:
 
 
 TABLE: dict[str, dict[str, str]] = {
-    "new": _row((), run_opened="open", input_refused="sealed", breaker_set="sealed"),
+    "new": _row((), run_opened="open", **_AUDIT),
     "open": _row(
         (*_READS, *_SKIPS),
         check_started="checking",
@@ -116,7 +118,7 @@ TABLE: dict[str, dict[str, str]] = {
     "interrupted": _row((), resume="open", roll_back="failing", abandon="failing"),
     "stranded": _row((), roll_back="failing", abandon="failing"),
     "closed": _row(("cancel_requested",), record_sealed="sealed", roll_back="failing"),
-    "sealed": _row((), record_sealed="sealed", input_refused="sealed", breaker_set="sealed", roll_back="failing"),
+    "sealed": _row((), record_sealed="sealed", roll_back="failing", **_AUDIT),
 }
 
 _SAYINGS = {

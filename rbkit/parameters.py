@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
 from rbkit.contract import Contract, ParameterSpec
+from rbkit.environment import SECRET_SOURCES
 from rbkit.errors import ContractError, ParameterError, RefusedInput
 from rbkit.values import canonical, nearest
 
@@ -156,7 +157,7 @@ def secret_in(name: str, value: Any) -> str:
         named, item = rest.pop()
         if isinstance(item, str):
             kind = known_token(item) or ("text at random" if looks_random(item) else "")
-            if kind or (named and item and item.partition(":")[0] not in {"env", "file", "vault"}):
+            if kind or (named and item and item.partition(":")[0] not in SECRET_SOURCES):
                 return kind or "its name says so"
         elif isinstance(item, Mapping | list | tuple) and id(item) not in seen:
             seen.add(id(item))

@@ -58,7 +58,7 @@ def promql_string(value: str) -> str:
 
     Source: https://prometheus.io/docs/prometheus/latest/querying/basics/#string-literals
     """
-    return '"' + "".join(char for char in _whole(value)) + '"'
+    return '"' + "".join(_ESCAPES.get(char, char) for char in _whole(value)) + '"'
 
 
 def lucene_string(value: str) -> str:

@@ -207,7 +207,7 @@ class Secret:
             SettingsError: It has not that form; the text is not repeated, as it may be a secret.
         """
         source, colon, path = reference.partition(":")
-        if not colon or not source.isidentifier() or not path:
+        if not colon or not source.replace("-", "_").isidentifier() or not path:
             raise SettingsError(
                 "A secret must be given as a reference, not in clear.",
                 todo="Write SOURCE:PATH, for example env:PAGER_TOKEN or file:/run/secrets/token.",

@@ -1,25 +1,22 @@
 """Builds ports from an environment file, by name and lazily; closes them in reverse."""
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
-
 from rbkit.environment import Environment, Limits, PortSettings, SignalSettings, is_secret
 from rbkit.errors import BadAnswer, NotFound, SettingsError, Unreachable
 from rbkit.policy import ApprovalRules
-from rbkit.ports import Bound, Capability, Language, SecretSource, Window
+from rbkit.ports import Bound, Capability, Language, Window
 from rbkit.queries import render
-from rbkit.values import Secret, nearest, seconds
+from rbkit.secretkeeping import Secrets
+from rbkit.values import nearest, seconds
 
-__all__ = ["Reader", "Wiring", "adapter", "approval_rules", "explained", "secret"]
-
-_SECRETS = {"env": "rbkit.adapters.secrets:EnvironmentSecrets", "file": "rbkit.adapters.secrets:FileSecrets"}
+__all__ = ["Reader", "Wiring", "adapter", "approval_rules", "explained"]
 
 
 def adapter(name: str) -> Callable[..., Any]:
@@ -40,21 +37,6 @@ def adapter(name: str) -> Callable[..., Any]:
     except ImportError as error:
         raise SettingsError(f"The adapter {name!r} cannot be loaded: {error}.", todo="Install its extra.") from error
     return made
-
-
-def secret(reference: str) -> SecretStr:
-    """Fetch a secret by its reference.
-
-    Raises:
-        SettingsError: It is no reference, or of an unknown source.
-        SecretError: The source does not hand it out.
-    """
-    parsed = Secret.parse(reference)
-    if parsed.source not in _SECRETS:
-        raise SettingsError(f"There is no secret source {parsed.source!r}.", todo=f"Known: {', '.join(_SECRETS)}.")
-    module, _, name = _SECRETS[parsed.source].partition(":")
-    source: SecretSource = getattr(import_module(module), name)()
-    return source.fetch(parsed.path)
 
 
 def approval_rules(environment: Environment) -> ApprovalRules:
@@ -91,6 +73,7 @@ class Wiring:
     def __init__(self, environment: Environment, given: Mapping[str, Any] | None = None) -> None:
         self.environment = environment
         self._made: dict[str, Any] = dict(given or {})
+        self._secrets = Secrets(environment)
 
     def signal(self, name: str) -> tuple[SignalSettings, "Reader"]:
         """Return a signal's settings and what reads it.
@@ -127,6 +110,7 @@ class Wiring:
         async with AsyncExitStack() as stack:
             for made in self._made.values():
                 stack.push_async_callback(made.aclose)
+            await asyncio.to_thread(self._secrets.close)
             self._made.clear()
 
     def port(self, endpoint: str) -> Any:
@@ -139,8 +123,25 @@ class Wiring:
         if endpoint not in self._made:
             word, _, name = endpoint.partition(" ")
             known = self.environment.source if word == "source" else self.environment.capability
-            self._made[endpoint] = _make(endpoint, known(name))
+            self._made[endpoint] = self._make(endpoint, known(name))
         return self._made[endpoint]
+
+    def _make(self, endpoint: str, settings: PortSettings) -> Any:
+        """Build a port from its options; where one holds a secret it is fetched, and `url` may be a file's."""
+        maker = adapter(settings.adapter)
+        options = {name: self._option(name, value) for name, value in settings.options.items()}
+        try:
+            inspect.signature(maker).bind(**options)
+        except TypeError as error:
+            raise SettingsError(f"The {endpoint} ({settings.adapter}) cannot be made: {error}.") from error
+        return maker(**options)
+
+    def _option(self, name: str, value: Any) -> Any:
+        if is_secret(name):
+            return self._secrets.fetch(str(value))
+        if isinstance(value, dict):
+            return {inner: self._option(inner, item) for inner, item in value.items()}
+        return _address(value.removeprefix("file:")) if name == "url" and str(value).startswith("file:") else value
 
 
 class Reader:
@@ -171,23 +172,6 @@ class Reader:
         if series > most:
             raise BadAnswer(f"Signal {self._name} has {series} series; the limit is {most}.", todo="Narrow its query.")
         return frame
-
-
-def _make(key: str, settings: PortSettings) -> Any:
-    """Build a port from its options; `token` and `password` are references to secrets, `url` may be a file's."""
-    maker = adapter(settings.adapter)
-    options = {name: _option(name, value) for name, value in settings.options.items()}
-    try:
-        inspect.signature(maker).bind(**options)
-    except TypeError as error:
-        raise SettingsError(f"The {key} ({settings.adapter}) cannot be made: {error}.") from error
-    return maker(**options)
-
-
-def _option(name: str, value: Any) -> Any:
-    if is_secret(name):
-        return secret(str(value))
-    return _address(value.removeprefix("file:")) if name == "url" and str(value).startswith("file:") else value
 
 
 def _address(path: str) -> str:

@@ -239,6 +239,7 @@ def _every_event(text: str) -> list[Event]:
         ),
         ev.InputRefused(runbook="b", field="f", why=text),
         ev.BreakerSet(endpoint="e", to="open", reason=text),
+        ev.TokenTold(run="r", what="issued", accessor="a", why=text),
         *(ev.CheckStarted(name="c", phase=phase, sentence=text) for phase in get_args(ev.Phase)),
         *(
             ev.CheckEnded(phase=phase, verdict=verdict, **check)

@@ -25,7 +25,7 @@ FLOORS: dict[str, int] = {
     "rolling": 3, "ending": 3, "stepping": 3, "marks": 3, "measure": 3, "deciding": 3, "confirming": 3,
     "handle": 3, "run": 3, "tape": 3, "adapters": 3, "stores": 3, "record": 3,
     # 4 and 5: wiring, drivers and rules
-    "wiring": 4, "pinging": 4, "testing": 4, "execute": 5, "lab": 5, "lint": 5, "sandbox": 5,
+    "wiring": 4, "secretkeeping": 4, "pinging": 4, "testing": 4, "execute": 5, "lab": 5, "lint": 5, "sandbox": 5,
     # 6 and 7: doors, and the names that a notebook sees
     "open": 6, "cli": 6, "__main__": 7, "__init__": 7,
 }  # fmt: skip

@@ -75,7 +75,7 @@ def test_faults(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(point.name for point in entry_points(group="rbkit.adapters")))
 def test_adapters(name: str) -> None:
     """Every adapter is documented."""
-    assert f"`{name}`" in DOCS["environment"]
+    assert f"`{name}`" in DOCS["adapters"]
 
 
 def test_links() -> None:

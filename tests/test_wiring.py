@@ -1,7 +1,9 @@
 """Ports are built from the environment file by name, lazily, and closed in reverse."""
 
 import asyncio
+import inspect
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,10 +12,11 @@ import pytest
 from rbkit import wiring
 from rbkit.adapters.jsonl_logs import JsonlLogs
 from rbkit.adapters.prometheus import Prometheus
+from rbkit.envfile import load_environment
 from rbkit.environment import Environment
 from rbkit.errors import BadAnswer, NotFound, SecretError, SettingsError, Unreachable
 from rbkit.policy import ApprovalRules
-from rbkit.wiring import Wiring, adapter, approval_rules, secret
+from rbkit.wiring import Wiring, adapter, approval_rules, explained
 
 
 def world(capability: dict[str, Any] | None = None, source: dict[str, Any] | None = None) -> Wiring:
@@ -61,23 +64,6 @@ def test_an_adapter_whose_package_is_missing_says_so(monkeypatch) -> None:
     monkeypatch.setattr(wiring, "entry_points", lambda group: [broken])
     with pytest.raises(SettingsError, match="'x' cannot be loaded.*Install its extra"):
         adapter("x")
-
-
-def test_a_secret_is_fetched_by_its_reference(monkeypatch, tmp_path) -> None:
-    """`env:` and `file:` are the sources; the value never shows."""
-    monkeypatch.setenv("RBKIT_TEST_TOKEN", "hunter2")
-    (tmp_path / "token").write_text("hunter3")
-    (tmp_path / "token").chmod(0o600)
-    assert secret("env:RBKIT_TEST_TOKEN").get_secret_value() == "hunter2"
-    assert secret(f"file:{tmp_path / 'token'}").get_secret_value() == "hunter3"
-    assert "hunter" not in repr(secret("env:RBKIT_TEST_TOKEN"))
-
-
-@pytest.mark.parametrize("reference", ["hunter2", "vault:a/b", ""])
-def test_a_wrong_reference_is_refused(reference) -> None:
-    """A secret in clear is no reference, and there is no other source."""
-    with pytest.raises(SettingsError):
-        secret(reference)
 
 
 def test_ports_are_made_once_and_only_when_used() -> None:
@@ -199,3 +185,13 @@ def test_the_rules_of_approval_are_those_of_the_environment_file() -> None:
     rules = approval_rules(Environment.model_validate({"name": "test", **given}))
     assert rules == ApprovalRules({"high": 2, "irreversible": 1}, ("os:a", "os:b"), own=True, wait_s=1800, valid_s=90)
     assert approval_rules(Environment(name="test")) == ApprovalRules()
+
+
+@pytest.mark.parametrize("name", ["sandbox", "test", "staging", "production"])
+def test_the_environment_files_that_come_along_are_whole(name) -> None:
+    """Each adapter is there and takes the options that stand in the file."""
+    found = load_environment(name, Path(__file__).parents[1] / "parameters", {"RBKIT_HOME": "/home"})
+    for port in (*found.sources.values(), *found.capabilities.values()):
+        inspect.signature(adapter(port.adapter)).bind(**port.options)
+    assert found.signals and found.capabilities
+    assert {signal: explained(found, signal, {"service": "checkout"}) for signal in found.signals}

@@ -21,6 +21,7 @@ from rbkit.policy import exit_code
 from rbkit.reaping import lost, reap
 from rbkit.record.summary import headline
 from rbkit.record.view import view
+from rbkit.settings import Settings
 from rbkit.stores.sqlite import SqliteStore
 
 __all__ = ["RUN", "abandon", "cancel", "reap_", "resume", "rollback"]
@@ -152,14 +153,23 @@ def reap_(
     watch: Annotated[bool, typer.Option("--watch", help="Go on looking, every five seconds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Find runs whose process is dead and mark them as interrupted."""
+    """Find runs whose process is dead, mark them as interrupted, and end the tokens that they had."""
     store = SqliteStore(context.obj.settings.home)
     while True:
         found = [existing(store, run, "cli") for run in reap(store, SystemClock(), thoroughly=True)]
         _tell_dead(store, found, as_json)
+        for why in _swept(store, context.obj.settings):
+            output.line(f"⚠ {why}")
         if not watch:
             return
         time.sleep(REAP_S)
+
+
+def _swept(store: SqliteStore, settings: Settings) -> list[str]:
+    """End the tokens that dead processes have left."""
+    from rbkit.execute.tokens import sweep
+
+    return sweep(store, settings)
 
 
 def _tell_dead(store: SqliteStore, found: list[Journal], as_json: bool) -> None:

@@ -107,6 +107,7 @@ def supervised(supervision: Supervision, runbook: Runbook, values: Mapping[str, 
         IllegalMove: The kernel never got so far as to go on with a run that was to be resumed.
         Fenced: Another process has taken the run over.
     """
+    supervision.environment = str(values.get("environment", ""))
     with _signals(supervision):
         _execute(supervision, runbook.path, values)
     journal = supervision.journal(store)

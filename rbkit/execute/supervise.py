@@ -14,6 +14,7 @@ from rbkit.contract import Contract
 from rbkit.ending import end
 from rbkit.errors import Fenced
 from rbkit.execute.client import execute_cells
+from rbkit.execute.tokens import Budget, handed_over
 from rbkit.execute.watch import Watch
 from rbkit.fold import RunState
 from rbkit.gate import Gate
@@ -65,6 +66,7 @@ class Supervision:
         executed: The notebook with its outputs.
         stopped: Why the notebook stopped early; empty when every cell ran.
         barred: Whether the notebook never got so far as to go on with the run.
+        environment: The environment's name, where it is known before the kernel starts.
     """
 
     run: str
@@ -77,6 +79,7 @@ class Supervision:
     executed: Any = None
     stopped: str = ""
     barred: bool = False
+    environment: str = ""
 
     def __post_init__(self) -> None:
         """Let no output that fails stop the run; without a lease it is a new one, of whoever is at the keyboard."""
@@ -151,7 +154,10 @@ def _executed(
     journal = supervision.journal(store)
     supervision.watch = Watch(journal, supervision.progress, contract.budget_s)
     cwd = Path(supervision.notebook).parent if supervision.notebook else Path.cwd()
-    why = execute_cells(manager, kernel_name, cwd, supervision.variables(), supervision.watch, supervision.on_cell)
+    budget = Budget(supervision.run, contract.name, supervision.environment, contract.budget_s)
+    with handed_over(budget, supervision.settings, store) as token:
+        variables = supervision.variables() | token
+        why = execute_cells(manager, kernel_name, cwd, variables, supervision.watch, supervision.on_cell)
     supervision.stopped = supervision.watch.killed or why
     return journal
 

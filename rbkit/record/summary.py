@@ -208,6 +208,7 @@ _TELL: dict[type, Any] = {
     ev.RunClosed: lambda e: f"run closed: {e.outcome}: {e.reason}",
     ev.RecordSealed: lambda e: f"record sealed, {len(e.cells)} cells",
     ev.InputRefused: lambda e: f"refused {e.runbook} {e.field}: {e.why}",
+    ev.TokenTold: lambda e: f"token {e.accessor} of run {e.run}: {e.what}{f': {e.why}' if e.why else ''}",
     ev.BreakerSet: lambda e: f"breaker of {e.endpoint} set to {e.to}: {e.reason}",
 }
 

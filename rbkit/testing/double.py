@@ -108,6 +108,7 @@ class Double:
 def _handler(double: Double) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else an answer on a kept connection waits for 40 ms
 
         def _reply(self) -> None:
             address = urlsplit(self.path)

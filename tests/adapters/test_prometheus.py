@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from rbkit.adapters.prometheus import Prometheus
 from rbkit.errors import BadAnswer, Unreachable
@@ -88,7 +89,8 @@ def test_more_series_than_allowed_are_refused(server) -> None:
         None, 3, "x", {"a": 1}, [None], [{}], [{"metric": [], "values": []}, 1], [{"metric": [], "values": [[T, "1"]]}],
         [{"metric": {}, "values": None}], [{"metric": {}, "values": [[T]]}], [{"metric": {}, "values": [[T, "x"]]}],
         [{"metric": {}, "values": [[T, None]]}], [{"metric": {}, "values": [["x", "1"]]}],
-        [{"metric": {}, "values": [[1e300, "1"]]}], [{"metric": {}, "values": [[T, "1", "2"]]}],
+        [{"metric": {}, "values": [[1e300, "1"]]}], [{"metric": {}, "values": [[10**400, "1"]]}],
+        [{"metric": {}, "values": [[T, 10**400]]}], [{"metric": {}, "values": [[T, "1", "2"]]}],
     ],
 )  # fmt: skip
 def test_another_form_is_a_bad_answer(server, result) -> None:
@@ -127,3 +129,48 @@ def test_a_server_that_is_down_is_unreachable(server) -> None:
     """No answer is no evidence."""
     with pytest.raises(Unreachable, match="Prometheus at"):
         asked(server)
+
+
+def test_an_answer_that_is_incomplete_is_refused(server) -> None:
+    """A server that warns has not seen everything: that is no evidence, unless the environment file takes it."""
+    series = [{"metric": {"a": "b"}, "values": [[T, "1"]]}]
+    answer = {"status": "success", "data": {"resultType": "matrix", "result": series}}
+    for more in ({"warnings": ["results truncated due to limit"]}, {"isPartial": True}):
+        server.json(answer | more)
+        with pytest.raises(BadAnswer, match=r"not whole: (results truncated|some of its storage).*allow_partial: true"):
+            asked(server)
+        frame = asked(server, allow_partial=True)
+        assert len(frame) == 1 and len(frame.attrs["warnings"]) == 1
+    for fine in ({"warnings": None}, {"warnings": []}, {"infos": ["not a counter"]}, {"isPartial": False}):
+        assert asked(server.json(answer | fine)).attrs == {}
+
+
+def test_more_samples_than_allowed_are_refused(server) -> None:
+    """Also when they come from few series; as many as are allowed pass."""
+    series = [{"metric": {"n": str(n)}, "values": [[T, "1"], [T + 1, "1"]]} for n in range(2)]
+    with pytest.raises(BadAnswer, match=r"4 samples; the limit is 3.*step longer"):
+        ask(server, series, max_points=3)
+    assert len(ask(server, series, max_points=4)) == 4
+
+
+def test_native_histograms_are_refused(server) -> None:
+    """They are no numbers; the query must make one of them."""
+    with pytest.raises(BadAnswer, match="histogram_quantile"):
+        ask(server, [{"metric": {}, "histograms": [[T, {"count": "1", "sum": "1"}]]}])
+
+
+def test_tenant_token_limit_and_prefix_are_sent(server) -> None:
+    """Mimir and Cortex find their tenant, the server its limit; without options nothing is sent."""
+    server.json({"status": "success", "data": {"resultType": "matrix", "result": []}})
+
+    async def work(url: str) -> None:
+        for options in ({}, {"token": SecretStr("t0ken"), "tenant": "team-a", "limit": 7}):
+            source = Prometheus(f"{url}/prometheus/", **options)
+            await source.query("up", WINDOW)
+            await source.aclose()
+
+    server.use(work)
+    plain, full = server.asked
+    assert b"Authorization" not in plain and b"X-Scope-OrgID" not in plain and b"limit=" not in plain
+    assert full.startswith(b"GET /prometheus/api/v1/query_range?") and b"limit=7" in full.splitlines()[0]
+    assert b"X-Scope-OrgID: team-a" in full and b"Authorization: Bearer t0ken" in full

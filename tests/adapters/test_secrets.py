@@ -1,10 +1,16 @@
 """A secret that cannot be had is an error; nothing stands in for it."""
 
 import os
+import sys
+from typing import Any
 
+import keyring
+import keyring.backends.fail
+import keyring.backends.null
+import keyring.errors
 import pytest
 
-from rbkit.adapters.secrets import EnvironmentSecrets, FileSecrets
+from rbkit.adapters.secrets import EnvironmentSecrets, FileSecrets, KeyringSecrets
 from rbkit.errors import SecretError
 
 
@@ -62,3 +68,99 @@ def test_what_is_no_file_is_not_waited_for(tmp_path) -> None:
     for name in ("pipe", "folder"):
         with pytest.raises(SecretError, match="no file"):
             FileSecrets().fetch(str(tmp_path / name))
+
+
+class Ring:
+    """A keyring that answers or raises what a test wants."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def get_password(self, service: str, username: str) -> Any:
+        """Answer."""
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize("path", ["", "token", "/token", "pager/"])
+def test_a_secret_in_the_keyring_is_named_by_service_and_name(path):
+    """Anything else is refused before the keyring is asked."""
+    with pytest.raises(SecretError, match="is named SERVICE/NAME"):
+        KeyringSecrets(Ring("hunter2")).fetch(path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [keyring.errors.KeyringLocked("hunter2"), keyring.errors.InitError("hunter2"), RuntimeError("hunter2"),
+     OSError("hunter2"), type("DBusErrorResponse", (Exception,), {})("hunter2")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_a_keyring_that_fails_is_told(error):
+    """Locked, away, or any error of the plugin: its kind is told, its words are not."""
+    with pytest.raises(SecretError, match=f"cannot be asked for a/pager/token: {type(error).__name__}") as caught:
+        KeyringSecrets(Ring(error)).fetch("a/pager/token")
+    assert "hunter2" not in f"{caught.value} {caught.value.todo}" and caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("answer", [None, ""])
+def test_a_keyring_without_the_secret_is_told(answer):
+    """How it is put there is said."""
+    with pytest.raises(SecretError, match="holds no token of pager") as caught:
+        KeyringSecrets(Ring(answer)).fetch("pager/token")
+    assert caught.value.todo == "keyring set pager token"
+
+
+def _chain(*backends: Any) -> Any:
+    return type("ChainerBackend", (Ring,), {"__module__": "keyring.backends.chainer", "backends": list(backends)})("x")
+
+
+def _named(module: str, name: str) -> Any:
+    return type(name, (Ring,), {"__module__": module})("hunter2")
+
+
+@pytest.mark.parametrize(
+    ("backend", "why"),
+    [
+        (keyring.backends.fail.Keyring(), "no keyring on this machine"),
+        (keyring.backends.null.Keyring(), "no keyring on this machine"),
+        (_chain(), "no keyring on this machine"),
+        (_chain(_named("keyring.backends.null", "Keyring")), "no keyring on this machine"),
+        (_named("keyrings.alt.file", "PlaintextKeyring"), "in clear or under a weak key"),
+        (_named("keyrings.alt.file", "EncryptedKeyring"), "in clear or under a weak key"),
+        (_named("mine", "PlainTextRing"), "in clear or under a weak key"),
+        (_chain(Ring("x"), _named("keyrings.alt.file", "PlaintextKeyring")), "in clear or under a weak key"),
+    ],
+)  # fmt: skip
+def test_a_keyring_that_keeps_no_secrets_is_refused(backend, why):
+    """None at all, one that holds nothing, files in clear, also behind others: it is said, and nothing is asked."""
+    with pytest.raises(SecretError, match=why):
+        KeyringSecrets(backend).fetch("pager/token")
+
+
+def test_several_keyrings_behind_one_are_fine():
+    """A chain of good ones is asked."""
+    assert KeyringSecrets(_chain(Ring("y"))).fetch("pager/token").get_secret_value() == "x"
+
+
+def test_the_keyring_of_the_machine_is_the_default(monkeypatch):
+    """What the package finds is asked."""
+    monkeypatch.setattr(keyring, "get_keyring", lambda: Ring("hunter2"))
+    assert KeyringSecrets().fetch("pager/token").get_secret_value() == "hunter2"
+
+
+def test_a_missing_keyring_package_is_told(monkeypatch):
+    """It is an extra."""
+    monkeypatch.setitem(sys.modules, "keyring", None)
+    with pytest.raises(SecretError, match="the package keyring is not installed"):
+        KeyringSecrets().fetch("pager/token")
+
+
+def test_bytes_that_are_no_text_are_in_no_error(tmp_path):
+    """The decoder's error holds all of them: it goes no further."""
+    file = tmp_path / "token"
+    file.write_bytes(b"hunter2\xff")
+    file.chmod(0o600)
+    with pytest.raises(SecretError) as caught:
+        FileSecrets().fetch(str(file))
+    assert caught.value.__context__ is None and caught.value.__cause__ is None

@@ -11,6 +11,7 @@ from typing import Any
 from rbkit import events as ev
 from rbkit.contract import Contract
 from rbkit.ending import abandon, end
+from rbkit.environment import Environment
 from rbkit.errors import Fenced, Held, IllegalMove, RunbookError, RunEnded, StoreUnavailable
 from rbkit.events import Call
 from rbkit.fold import RunState
@@ -20,7 +21,6 @@ from rbkit.leases import Keeper, take, take_when_free
 from rbkit.policy import ApprovalRules
 from rbkit.reaping import ORPHANED, began, reap
 from rbkit.run import Run
-from rbkit.settings import Environment
 from rbkit.store import Store
 from rbkit.terms import Terms
 from rbkit.wiring import Wiring

@@ -8,8 +8,12 @@ from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
+from servers.haproxy import Balancer, haproxy
+from servers.nginx import Upstream, nginx
 
 from rbkit.adapters.fakes import FakeBalancer
+from rbkit.adapters.haproxy import HAProxy
+from rbkit.adapters.nginx import Nginx
 from rbkit.adapters.sandbox import SandboxBalancer
 from rbkit.errors import NotFound, Refused
 from rbkit.events import Call
@@ -18,25 +22,70 @@ from rbkit.ports import LoadBalancer
 MEMBERS = ["checkout-1", "checkout-2", "checkout-3"]
 TOKENS = count(1)
 """Each test takes tokens that are higher than all before: a real balancer remembers them from test to test."""
+Use = Callable[[Callable[[LoadBalancer], Awaitable[Any]]], Any]
+
+remembering = pytest.mark.parametrize("use", ["fake", "sandbox"], indirect=True)
+"""HAProxy and nginx remember neither keys nor tokens, as their adapters say."""
 
 
-@pytest.fixture(params=["fake", "sandbox"])
-def use(request: pytest.FixtureRequest) -> Iterator[Callable[[Callable[[LoadBalancer], Awaitable[Any]]], Any]]:
+@pytest.fixture(scope="module")
+def real_haproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
+    """An HAProxy with the service's backend and one more."""
+    backends = {"be_checkout": {name: f"127.0.0.1:{port}" for port, name in enumerate(MEMBERS, 1)}}
+    with haproxy(tmp_path_factory.mktemp("haproxy"), backends | {"be_other": {"other-1": "127.0.0.1:9"}}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def real_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
+    """An nginx with an upstream of three members."""
+    with nginx(tmp_path_factory.mktemp("nginx"), MEMBERS) as running:
+        yield running
+
+
+@pytest.fixture(params=["fake", "sandbox", "haproxy", "nginx"])
+def use(request: pytest.FixtureRequest) -> Iterator[Use]:
     """Run a coroutine with a balancer of three members that are all ready."""
     if request.param == "fake":
         fake = FakeBalancer({"checkout": MEMBERS})
         yield lambda work: asyncio.run(work(fake))
         return
-    layout = request.getfixturevalue("well")
+    make, again = {"sandbox": _sandbox, "haproxy": _haproxy, "nginx": _nginx}[request.param](request)
 
     async def closed(work: Any) -> Any:
-        adapter = SandboxBalancer(layout.urls["balancer_admin"], SecretStr(layout.token()))
+        adapter = make()
         try:
             return await work(adapter)
         finally:
             await adapter.aclose()
 
     yield lambda work: asyncio.run(closed(work))
+    again(lambda work: asyncio.run(closed(work)))
+
+
+def _sandbox(request: pytest.FixtureRequest) -> tuple[Callable[[], LoadBalancer], Callable[[Use], None]]:
+    layout = request.getfixturevalue("well")
+    return lambda: SandboxBalancer(layout.urls["balancer_admin"], SecretStr(layout.token())), lambda use: None
+
+
+def _haproxy(request: pytest.FixtureRequest) -> tuple[Callable[[], LoadBalancer], Callable[[Use], None]]:
+    running = request.getfixturevalue("real_haproxy")
+
+    def again(use: Use) -> None:
+        for name in MEMBERS:
+            assert running.say(f"set server be_checkout/{name} state ready") == "\n"
+
+    return lambda: HAProxy(str(running.socket), {"checkout": "be_checkout"}), again
+
+
+def _nginx(request: pytest.FixtureRequest) -> tuple[Callable[[], LoadBalancer], Callable[[Use], None]]:
+    running = request.getfixturevalue("real_nginx")
+
+    def again(use: Use) -> None:
+        for name in MEMBERS:
+            use(lambda b, name=name: b.apply(call("ready", name), uuid4().hex, 1))
+
+    return lambda: Nginx(**running.options), again
 
 
 def call(action: str, target: str) -> Call:
@@ -45,10 +94,10 @@ def call(action: str, target: str) -> Call:
 
 
 def test_members_are_listed_in_a_stable_order(use) -> None:
-    """Each member has its name, service, state and health."""
+    """Each member has its name, service, state and health; -1 requests under way where they cannot be known."""
     first, second = use(lambda b: b.members("checkout")), use(lambda b: b.members("checkout"))
     assert [member.name for member in first] == [member.name for member in second] == MEMBERS
-    assert all((m.service, m.state, m.healthy) == ("checkout", "ready", True) and m.active >= 0 for m in first)
+    assert all((m.service, m.state, m.healthy) == ("checkout", "ready", True) and m.active >= -1 for m in first)
 
 
 def test_an_unknown_service_has_no_members(use) -> None:
@@ -62,6 +111,11 @@ def test_an_unknown_member_is_not_found(use) -> None:
         use(lambda b: b.state("no-such"))
     with pytest.raises(NotFound, match="no-such"):
         use(lambda b: b.apply(call("drain", "no-such"), uuid4().hex, 1))
+
+
+@remembering
+def test_a_fence_on_an_unknown_member_is_not_found(use) -> None:
+    """A token for what is not there shuts nobody out, so it is no success."""
     with pytest.raises(NotFound, match="no-such"):
         use(lambda b: b.fence("no-such", 1))
 
@@ -89,6 +143,7 @@ def test_the_same_change_twice_is_once(use) -> None:
     assert use(lambda b: b.state("checkout-1"))["state"] == "drain"
 
 
+@remembering
 def test_a_repeated_key_acts_once(use) -> None:
     """A drain that arrives once more after the member was put back does not drain it again, whatever its token."""
     key, token = uuid4().hex, next(TOKENS)
@@ -98,6 +153,7 @@ def test_a_repeated_key_acts_once(use) -> None:
     assert use(lambda b: b.state("checkout-1"))["state"] == "ready"
 
 
+@remembering
 def test_a_stale_token_is_refused_and_nothing_changes(use) -> None:
     """Who comes with a lower token than one that acted is refused, with a new key and with one that was used."""
     old, new = next(TOKENS), next(TOKENS)
@@ -109,6 +165,7 @@ def test_a_stale_token_is_refused_and_nothing_changes(use) -> None:
     assert use(lambda b: b.state("checkout-2"))["state"] == "ready"
 
 
+@remembering
 def test_an_equal_token_acts_and_a_higher_one_is_remembered(use) -> None:
     """The holder acts as often as it wants; the next holder's token shuts it out; other members do not care."""
     old, new = next(TOKENS), next(TOKENS)
@@ -121,6 +178,7 @@ def test_an_equal_token_acts_and_a_higher_one_is_remembered(use) -> None:
     assert use(lambda b: b.state("checkout-1"))["state"] == "drain"
 
 
+@remembering
 def test_a_fence_shuts_out_without_acting(use) -> None:
     """A token that is announced, also twice, changes nothing and stops every lower one; a lower one is refused."""
     old, new, late = next(TOKENS), next(TOKENS), uuid4().hex

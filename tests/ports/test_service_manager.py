@@ -1,6 +1,8 @@
 """Every service manager, in memory or real, keeps the same promises."""
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
 from typing import Any
@@ -8,9 +10,11 @@ from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
+from servers.supervisord import Supervisor, supervisord
 
 from rbkit.adapters.fakes import FakeServices
 from rbkit.adapters.sandbox import SandboxServices
+from rbkit.adapters.supervisord import Supervisord
 from rbkit.errors import NotFound, Refused
 from rbkit.events import Call
 from rbkit.ports import ServiceManager
@@ -19,24 +23,51 @@ INSTANCES = ["checkout-1", "checkout-2", "checkout-3"]
 TOKENS = count(1)
 """Each test takes tokens that are higher than all before: a real manager remembers them from test to test."""
 
+remembering = pytest.mark.parametrize("use", ["fake", "sandbox"], indirect=True)
+"""supervisord remembers neither keys nor tokens, as its adapter says."""
 
-@pytest.fixture(params=["fake", "sandbox"])
+
+@pytest.fixture(scope="module")
+def real_supervisord(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
+    """A supervisord with the service's group and one more, started in a later second than its version was chosen."""
+    folder = tmp_path_factory.mktemp("supervisord")
+    (folder / "version").write_text("v1\n")
+    time.sleep(max(0.0, math.floor((folder / "version").stat().st_ctime) + 1.01 - time.time()))
+    groups = {"checkout": dict.fromkeys(INSTANCES, "sleep 1000"), "other": {"other-1": "sleep 1000"}}
+    with supervisord(folder, groups) as running:
+        yield running
+
+
+@pytest.fixture(params=["fake", "sandbox", "supervisord"])
 def use(request: pytest.FixtureRequest) -> Iterator[Callable[[Callable[[ServiceManager], Awaitable[Any]]], Any]]:
     """Run a coroutine with a manager of three instances that all run."""
     if request.param == "fake":
         fake = FakeServices({"checkout": INSTANCES})
         yield lambda work: asyncio.run(work(fake))
         return
-    layout = request.getfixturevalue("well")
+    make = {"sandbox": _sandbox, "supervisord": _supervisord}[request.param](request)
 
     async def closed(work: Any) -> Any:
-        adapter = SandboxServices(layout.urls["supervisor"], SecretStr(layout.token()))
+        adapter = make()
         try:
             return await work(adapter)
         finally:
             await adapter.aclose()
 
     yield lambda work: asyncio.run(closed(work))
+
+
+def _sandbox(request: pytest.FixtureRequest) -> Callable[[], ServiceManager]:
+    layout = request.getfixturevalue("well")
+    return lambda: SandboxServices(layout.urls["supervisor"], SecretStr(layout.token()))
+
+
+def _supervisord(request: pytest.FixtureRequest) -> Callable[[], ServiceManager]:
+    running = request.getfixturevalue("real_supervisord")
+    stopped = [one for one in running.call("supervisor.getAllProcessInfo") if one["statename"] != "RUNNING"]
+    for one in stopped:
+        running.call("supervisor.startProcess", f"{one['group']}:{one['name']}")
+    return lambda: Supervisord(running.url, versions={"checkout": f"{running.folder}/version"})
 
 
 def call(action: str, target: str = "checkout-2") -> Call:
@@ -67,6 +98,11 @@ def test_an_unknown_instance_is_not_found(use) -> None:
         use(lambda s: s.state("no-such"))
     with pytest.raises(NotFound, match="no-such"):
         use(lambda s: s.apply(call("restart", "no-such"), uuid4().hex, 1))
+
+
+@remembering
+def test_a_fence_on_an_unknown_instance_is_not_found(use) -> None:
+    """A token for what is not there shuts nobody out, so it is no success."""
     with pytest.raises(NotFound, match="no-such"):
         use(lambda s: s.fence("no-such", 1))
 
@@ -87,6 +123,7 @@ async def _plan(services: ServiceManager, action: str, before: dict[str, Any]) -
     return services.plan(call(action), before)
 
 
+@remembering
 def test_the_same_key_acts_once(use) -> None:
     """A restart that is repeated with its key does not restart again, whatever its token; a new key does."""
     keys, tokens = [uuid4().hex, uuid4().hex], [next(TOKENS), next(TOKENS)]
@@ -97,11 +134,21 @@ def test_the_same_key_acts_once(use) -> None:
     assert pids[0] == pids[1] == pids[2] != pids[3]
 
 
+@pytest.mark.parametrize("action", ["stop", "start", "restart"])
+def test_what_holds_already_is_no_error(use, until, action) -> None:
+    """Stopping what is stopped and starting what runs do nothing; a restart of what is stopped starts it."""
+    first = "start" if action == "start" else "stop"
+    for one in (first, action):
+        use(lambda s, one=one: s.apply(call(one), uuid4().hex, next(TOKENS)))
+    until(lambda: use(lambda s: s.state("checkout-2"))["state"] == ("stopped" if action == "stop" else "running"))
+
+
 def pid(use: Any, target: str = "checkout-2") -> Any:
     """Read the process of an instance."""
     return use(lambda s: s.state(target))["pid"]
 
 
+@remembering
 def test_a_stale_token_is_refused_and_nothing_changes(use) -> None:
     """Who comes with a lower token than one that acted is refused, with a new key and with one that was used."""
     old, new = next(TOKENS), next(TOKENS)
@@ -114,6 +161,7 @@ def test_a_stale_token_is_refused_and_nothing_changes(use) -> None:
     assert use(lambda s: s.state("checkout-2")) == before
 
 
+@remembering
 def test_an_equal_token_acts_and_a_higher_one_is_remembered(use) -> None:
     """The holder acts as often as it wants; the next holder's token shuts it out; other instances do not care."""
     old, new = next(TOKENS), next(TOKENS)
@@ -126,6 +174,7 @@ def test_an_equal_token_acts_and_a_higher_one_is_remembered(use) -> None:
     assert pid(use, "checkout-1") is None
 
 
+@remembering
 def test_a_fence_shuts_out_without_acting(use) -> None:
     """A token that is announced, also twice, changes nothing and stops every lower one; a lower one is refused."""
     old, new, late = next(TOKENS), next(TOKENS), uuid4().hex
