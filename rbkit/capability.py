@@ -98,6 +98,14 @@ class Capability(ABC):
         """
         return
 
+    async def ping(self) -> str:
+        """Say in one line what is there, as whom we are there and what we may do; by harmless reads, changing nothing.
+
+        Raises:
+            AdapterError: It cannot be reached, or a right is missing without which nothing works.
+        """
+        return "made; its adapter has no ping"
+
     async def aclose(self) -> None:
         """Give back what was opened."""
         return

@@ -11,6 +11,7 @@ from rbkit.errors import Fenced, IllegalMove, JournalBroken, NotFound
 from rbkit.events import Event, SessionBegan
 from rbkit.fold import RunState
 from rbkit.machine import FROM_OUTSIDE
+from rbkit.masking import any_known, masked
 from rbkit.resilience import patiently
 from rbkit.store import Store
 
@@ -151,6 +152,7 @@ class Journal:
             JournalBroken: The store has lost entries that were there.
             StoreUnavailable: It could not be written; it did not happen, or nobody can say.
         """
+        event = _without_secrets(event)
         with self._lock:
             while True:
                 entry = self._next(event, guard or _anything)
@@ -193,6 +195,15 @@ class Journal:
         if isinstance(event, SessionBegan):
             self.session = event.session
         return entry
+
+
+def _without_secrets(event: Event) -> Event:
+    """Mask what this process has fetched, should it stand in an error or an answer."""
+    if not any_known():
+        return event
+    said = event.model_dump(mode="json")
+    shown = masked(said)
+    return event if shown == said else type(event).model_validate(shown)
 
 
 def existing(store: Store, run: str, source: str, *, actor: str = "", clock: Clock | None = None) -> Journal:

@@ -15,6 +15,7 @@ from rbkit.errors import ContractError, IllegalMove, RefusedInput
 from rbkit.gate import Gate
 from rbkit.journal import Journal, existing
 from rbkit.lab.hooks import Hooks
+from rbkit.lab.masks import mask_outputs
 from rbkit.lab.screen import NotebookScreen
 from rbkit.leases import Keeper, new_holder, take
 from rbkit.notebook import Runbook, catalogue, load, sources
@@ -77,6 +78,7 @@ def open_run(
 def _watch(shell: Any, run: Run, settings: Settings, store: SqliteStore) -> None:
     """Keep the run's lease alive and obey requests to stop, unless a supervisor does."""
     alone = settings.driver != "supervised"
+    mask_outputs(shell)
     keeper = Keeper(store, settings.holder, run.journal.clock, settings.lease_s) if alone else None
     hooks = Hooks(shell, run, _driver(settings), keeper)
     hooks.install()

@@ -75,6 +75,13 @@ class Metrics(Protocol):
             AdapterError: The source did not give a usable answer.
         """
 
+    async def ping(self) -> str:
+        """Say in one line what is there, as whom we are there and what we may do; by harmless reads.
+
+        Raises:
+            AdapterError: It cannot be reached, or a right is missing without which nothing works.
+        """
+
     async def aclose(self) -> None:
         """Give back what was opened."""
 
@@ -97,6 +104,13 @@ class Logs(Protocol):
 
         Raises:
             AdapterError: The source did not give a usable answer.
+        """
+
+    async def ping(self) -> str:
+        """Say in one line what is there, as whom we are there and what we may do; by harmless reads.
+
+        Raises:
+            AdapterError: It cannot be reached, or a right is missing without which nothing works.
         """
 
     async def aclose(self) -> None:

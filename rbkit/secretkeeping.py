@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from rbkit.environment import Environment
 from rbkit.errors import SettingsError
+from rbkit.masking import remember
 from rbkit.tokens import receive
 from rbkit.values import Secret
 
@@ -43,8 +44,7 @@ def secret(reference: str) -> SecretStr:
     parsed = Secret.parse(reference)
     if parsed.source not in _SIMPLE:
         raise SettingsError(f"There is no secret source {parsed.source!r}.", todo=f"Known: {', '.join(_SIMPLE)}.")
-    found: SecretStr = _class(_SIMPLE[parsed.source])().fetch(parsed.path)
-    return found
+    return remember(_class(_SIMPLE[parsed.source])().fetch(parsed.path))
 
 
 def vault_of(environment: Environment, own: SecretStr | None = None) -> "Vault":
@@ -97,8 +97,7 @@ class Secrets:
         if parsed.source not in self._sources:
             self._vault = self._vault or vault_of(self._environment, self._own())
             self._sources[parsed.source] = _class(_VAULT[parsed.source])(self._vault)
-        found: SecretStr = self._sources[parsed.source].fetch(parsed.path)
-        return found
+        return remember(self._sources[parsed.source].fetch(parsed.path))
 
     def close(self) -> None:
         """End the login to Vault, if one was made; what lives from it ends, too."""
@@ -114,5 +113,5 @@ class Secrets:
             from rbkit.adapters.vault_issuer import VaultIssuer
 
             issuer = VaultIssuer(vault_of(self._environment))
-            _opened[wrapped] = receive(issuer, SecretStr(wrapped), self._variables.get(ACCESSOR, ""))
+            _opened[wrapped] = remember(receive(issuer, SecretStr(wrapped), self._variables.get(ACCESSOR, "")))
         return _opened.get(wrapped)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rbkit.entries import Entry, read_event
 from rbkit.errors import ReplayMiss
 from rbkit.events import Answered, ChangeDone, ChangeIntended, ChangePlanned, Event, Observed
+from rbkit.masking import masked
 from rbkit.ports import Store
 from rbkit.values import canonical, digest, nearest
 
@@ -55,7 +56,7 @@ def keep(store: Store, answer: Any) -> str:
     Returns:
         The digest under which it lies.
     """
-    data = canonical(answer)
+    data = canonical(masked(answer))
     name = digest(data)
     store.keep(name, data)
     return name

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from rbkit.adapters.lines import MALFORMED, Row, fields, matches, moment, nanoseconds, plain, tidy
 from rbkit.adapters.signal_http import SignalHttp
+from rbkit.adapters.told import told
 from rbkit.capability import State
 from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, NotFound, Refused, Unreachable
 from rbkit.facts import Call
@@ -98,9 +99,21 @@ class AlertmanagerAlerts:
                 "Alertmanager described an alert in a form that its API does not document.", fault=True
             ) from error
 
+    async def ping(self) -> str:
+        """Ask for the version."""
+        return f"{await _product(self._http)}; reads"
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+
+async def _product(http: SignalHttp) -> str:
+    answer = await http.read("/api/v2/status")
+    try:
+        return f"Alertmanager {told(answer['versionInfo']['version'])}, {http.who}"
+    except MALFORMED as error:
+        raise BadAnswer("Alertmanager told its status in an undocumented form.", fault=True) from error
 
 
 def _filters(where: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -167,6 +180,10 @@ class AlertmanagerSilences(Silences):
             await self._wake(call.target, covering)
         elif not any(one.ours and one.comment.endswith(_mark(key)) for one in covering):
             await self._http.write("POST", "/api/v2/silences", _new(call, key))
+
+    async def ping(self) -> str:
+        """Ask for the version."""
+        return f"{await _product(self._http)}; reads and writes: Alertmanager itself knows no rights"
 
     async def aclose(self) -> None:
         """Close the connections."""

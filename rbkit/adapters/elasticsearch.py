@@ -13,7 +13,8 @@ from pydantic import SecretStr
 
 from rbkit.adapters.lines import MALFORMED, Row, fields, inside, moment, tidy
 from rbkit.adapters.signal_http import Scheme, SignalHttp
-from rbkit.errors import BadAnswer
+from rbkit.adapters.told import told
+from rbkit.errors import BadAnswer, NotFound, Refused
 from rbkit.ports import Language, Window
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Elasticsearch:
         password: SecretStr | None = None,
     ) -> None:  # fmt: skip
         self._http = SignalHttp(url, "Elasticsearch", token, scheme=scheme, user=user, password=password)
+        self._index = index
         self._path = f"/{quote(index, safe='*,')}/_search"
         self._time, self._level, self._message, self._page = time, level, message, page
 
@@ -77,9 +79,43 @@ class Elasticsearch:
         except MALFORMED as error:
             raise BadAnswer("Elasticsearch answered in a form that its API does not document.", fault=True) from error
 
+    async def ping(self) -> str:
+        """Ask what it is, and whether we may read the indices; where nobody asks who we are, by an empty search.
+
+        Raises:
+            Refused: The right to read is missing: a search with wildcards would find nothing then, and not say why.
+            BadAnswer: It does not answer as documented.
+            Unreachable: It did not answer.
+        """
+        try:
+            return f"{await self._product()}, {await self._reader()}; reads {self._index}"
+        except MALFORMED as error:
+            raise BadAnswer("Elasticsearch answered in a form that its API does not document.", fault=True) from error
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+    async def _product(self) -> str:
+        try:
+            version = (await self._http.read("/"))["version"]
+        except (NotFound, BadAnswer):
+            return "Elasticsearch, which does not tell its version"
+        return f"{told(version.get('distribution', 'Elasticsearch'))} {told(version['number'])}"
+
+    async def _reader(self) -> str:
+        """Say as whom we may read."""
+        wanted = {"index": [{"names": self._index.split(","), "privileges": ["read"]}]}
+        try:
+            answer = await self._http.ask("/_security/user/_has_privileges", wanted)
+        except (NotFound, BadAnswer):  # OpenSearch, or security is off
+            now = _iso(datetime.now(UTC))
+            await self._ask([], now, now, 1)
+            return self._http.who
+        user = told(answer["username"])
+        if not answer["has_all_requested"]:
+            raise Refused(f"{user} may not read {self._index}.", todo="Grant it `read` on these indices.")
+        return f"as {user}"
 
     async def _newest(self, question: list[Any], window: Window, limit: int) -> list[Any]:
         """Ask page by page, backwards.

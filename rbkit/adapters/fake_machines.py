@@ -148,6 +148,10 @@ class FakeCertificates(Certificates):
         """Say what a server shows."""
         return (await self.certificate(target)).model_dump(mode="json")
 
+    async def ping(self) -> str:
+        """Say what is in memory."""
+        return f"in memory, {len(self._shown)} address(es), nobody asks who we are; reads"
+
     async def apply(self, call: Call, key: str, token: int) -> None:
         """Refuse: certificates are only read."""
         raise Refused("Certificates are only read here.")

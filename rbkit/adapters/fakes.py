@@ -56,6 +56,10 @@ class Fake(Capability):
         self._known(target)
         self._admit(target, token)
 
+    async def ping(self) -> str:
+        """Say what is in memory."""
+        return f"in memory, {len(self._things)} target(s), nobody asks who we are; reads and writes"
+
     @abstractmethod
     def _changed(self, thing: Any, call: Call) -> dict[str, Any]:
         """Say which fields of a target have which values after a change."""
@@ -166,6 +170,10 @@ class FakeMetrics:
         inside = found[(found["time"] >= window.start) & (found["time"] <= window.end)]
         return inside.sort_values("time", ignore_index=True)
 
+    async def ping(self) -> str:
+        """Say what is in memory."""
+        return f"in memory, {len(self.frames)} answer(s), nobody asks who we are; reads"
+
     async def aclose(self) -> None:
         """Nothing to give back."""
 
@@ -191,6 +199,10 @@ class FakeLogs:
         frame = pd.DataFrame(found, columns=["time", "level", "message", "attributes"])
         frame["time"] = pd.to_datetime(frame["time"], utc=True).astype("datetime64[ns, UTC]")
         return frame
+
+    async def ping(self) -> str:
+        """Say what is in memory."""
+        return f"in memory, {len(self.lines)} line(s), nobody asks who we are; reads"
 
     async def aclose(self) -> None:
         """Nothing to give back."""

@@ -51,6 +51,11 @@ class Http:
         self._token = token
         self._client: httpx2.AsyncClient | None = None
 
+    @property
+    def who(self) -> str:
+        """As whom it asks, without the secret."""
+        return "with a token" if self._token is not None else "without credentials"
+
     async def read(self, path: str, params: Mapping[str, str] | None = None) -> Any:
         """Ask for JSON.
 

@@ -71,6 +71,13 @@ class Jaeger:
         except MALFORMED as error:
             raise BadAnswer("Jaeger described a trace in a form that is not its own.", fault=True) from error
 
+    async def ping(self) -> str:
+        """List the services; Jaeger does not tell its version."""
+        answer = await self._http.read("/api/services")
+        if isinstance(answer, dict) and answer.get("data") is None:  # as it writes an empty list
+            answer["data"] = []
+        return f"Jaeger, {self._http.who}; reads, {len(_data(answer, 'services'))} service(s)"
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
@@ -108,9 +115,9 @@ def _question(where: Mapping[str, str], window: Window, limit: int) -> dict[str,
     return asked | ({"tags": json.dumps(tags)} if tags else {})
 
 
-def _data(answer: Any) -> list[Any]:
+def _data(answer: Any, what: str = "traces") -> list[Any]:
     if not isinstance(answer, dict) or not isinstance(answer.get("data"), list) or answer.get("errors"):
-        raise BadAnswer(f"Jaeger did not answer with traces: {str(answer)[:200]}")
+        raise BadAnswer(f"Jaeger did not answer with {what}: {str(answer)[:200]}")
     data: list[Any] = answer["data"]
     return data
 

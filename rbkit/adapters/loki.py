@@ -12,7 +12,8 @@ from pydantic import SecretStr
 
 from rbkit.adapters.lines import MALFORMED, Row, fields, inside, nanoseconds, tidy
 from rbkit.adapters.signal_http import SignalHttp
-from rbkit.errors import BadAnswer, SettingsError
+from rbkit.adapters.told import told
+from rbkit.errors import BadAnswer, NotFound, SettingsError
 from rbkit.ports import Language, Window
 from rbkit.queries import promql_string
 
@@ -77,9 +78,26 @@ class Loki:
         except MALFORMED as error:
             raise BadAnswer("Loki answered in a form that its API does not document.", fault=True) from error
 
+    async def ping(self) -> str:
+        """List the labels, and ask for the version, which a gateway may hide."""
+        answer = await self._http.read("/loki/api/v1/labels")
+        try:
+            if answer["status"] != "success":
+                raise BadAnswer(f"Loki did not list its labels: {str(answer)[:200]}")
+            labels = len(answer.get("data") or [])
+        except MALFORMED as error:
+            raise BadAnswer("Loki answered in a form that its API does not document.", fault=True) from error
+        return f"{await self._product()}, {self._http.who}; reads, {labels} label(s) in the last hours"
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+    async def _product(self) -> str:
+        try:
+            return f"Loki {told((await self._http.read('/loki/api/v1/status/buildinfo'))['version'])}"
+        except (NotFound, BadAnswer, *MALFORMED):
+            return "Loki, which does not tell its version"
 
     def _logql(self, where: Mapping[str, str]) -> str:
         wrong = [name for name in (*self._select, *where) if not _NAME.fullmatch(name)]

@@ -183,7 +183,7 @@ class _Wire:
             if self._fd >= 0:
                 self.over = True
                 with socket.socket(fileno=socket.dup(self._fd)) as line:
-                    pass
+                    line.shutdown(socket.SHUT_RDWR)
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 
 from rbkit.adapters.lines import MALFORMED
 from rbkit.adapters.signal_http import SignalHttp
-from rbkit.errors import BadAnswer
+from rbkit.adapters.told import told
+from rbkit.errors import BadAnswer, NotFound
 from rbkit.ports import Language, Window
 
 if TYPE_CHECKING:
@@ -80,9 +81,26 @@ class Prometheus:
             frame.attrs["warnings"] = warnings
         return frame
 
+    async def ping(self) -> str:
+        """Select nothing, and ask for the version, which not every server with this API tells."""
+        answer = await self._http.read("/api/v1/query", {"query": 'up{job="rbkit ping"}'})
+        try:
+            if answer["status"] != "success" or answer["data"]["resultType"] != "vector":
+                raise BadAnswer(f"Prometheus did not answer with a vector: {str(answer)[:200]}")
+        except MALFORMED as error:
+            raise BadAnswer("Prometheus answered in a form that its API does not document.", fault=True) from error
+        return f"{await self._product()}, {self._http.who}; reads"
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+    async def _product(self) -> str:
+        try:
+            about = (await self._http.read("/api/v1/status/buildinfo"))["data"]
+            return f"{told(about.get('application') or 'Prometheus')} {told(about['version'])}"
+        except (NotFound, BadAnswer, *MALFORMED):
+            return "a server with Prometheus' API that does not tell its version"
 
     def _series(self, answer: Any) -> list[Any]:
         if answer["status"] != "success" or answer["data"]["resultType"] != "matrix":

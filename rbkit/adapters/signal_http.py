@@ -49,6 +49,13 @@ class SignalHttp(Http):
         self._scheme = scheme
         self._tenant = {"X-Scope-OrgID": tenant} if tenant else {}
         self._login = _login(name, user, password)
+        self._user = user
+
+    @property
+    def who(self) -> str:
+        """As whom it asks, and for which tenant, without the secret."""
+        tenant = self._tenant.get("X-Scope-OrgID")
+        return (f"as {self._user}" if self._user else super().who) + (f", tenant {tenant}" if tenant else "")
 
     async def ask(self, path: str, body: Any, params: Mapping[str, str] | None = None) -> Any:
         """Ask for JSON with a question that is sent as a body; it changes nothing.

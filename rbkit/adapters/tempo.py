@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from rbkit.adapters.lines import MALFORMED, Row, fields, inside, matches, nanoseconds, tidy
 from rbkit.adapters.signal_http import SignalHttp
 from rbkit.adapters.spans import STATES, same_trace, trace_id
+from rbkit.adapters.told import told
 from rbkit.errors import BadAnswer, NotFound, SettingsError
 from rbkit.ports import LINES, Language, Window
 from rbkit.queries import promql_string
@@ -89,9 +90,24 @@ class Tempo:
         except MALFORMED as error:
             raise BadAnswer("Tempo answered in a form that its API does not document.", fault=True) from error
 
+    async def ping(self) -> str:
+        """List the names of tags, and ask for the version, which a gateway may hide."""
+        answer = await self._http.read("/api/search/tags")
+        try:
+            tags = len(answer.get("tagNames") or [])
+        except MALFORMED as error:
+            raise BadAnswer("Tempo answered in a form that its API does not document.", fault=True) from error
+        return f"{await self._product()}, {self._http.who}; reads, {tags} tag(s) in the last hours"
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+    async def _product(self) -> str:
+        try:
+            return f"Tempo {told((await self._http.read('/api/status/buildinfo'))['version'])}"
+        except (NotFound, BadAnswer, *MALFORMED):
+            return "Tempo, which does not tell its version"
 
     async def _found(self, query: str, window: Window, limit: int) -> list[Row]:
         """Fetch all spans of the traces that a query finds."""

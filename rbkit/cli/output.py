@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rbkit.errors import RunbookError
+from rbkit.masking import mask, masked
 
 __all__ = ["data", "error", "line", "say", "table"]
 
@@ -20,16 +21,17 @@ def _console(*, stderr: bool = False) -> Console:
 
 def data(value: Any) -> None:
     """Print a JSON value on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(masked(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def say(text: str = "", style: str = "") -> None:
     """Print a line on stdout."""
-    _console().print(Text(text, style=style))
+    _console().print(Text(mask(text), style=style))
 
 
 def line(text: str) -> None:
     """Print a line whose glyph has its colour."""
+    text = mask(text)
     stripped = text.lstrip()
     shown = Text(text)
     color = _COLORS.get(stripped[:1])
@@ -52,5 +54,5 @@ def table(rows: list[tuple[str, ...]], indent: int = 2) -> None:
 def error(failure: RunbookError) -> None:
     """Print what happened, why and what to do, on stderr."""
     console = _console(stderr=True)
-    console.print(Text.assemble(("✗ ", "red"), failure.what))
-    console.print(Text(f"  → {failure.todo}"))
+    console.print(Text.assemble(("✗ ", "red"), mask(failure.what)))
+    console.print(Text(f"  → {mask(failure.todo)}"))

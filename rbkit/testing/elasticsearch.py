@@ -43,6 +43,7 @@ class ElasticsearchDouble(Double):
     def __init__(self, api_key: str = "") -> None:
         super().__init__()
         self._key = api_key
+        self.readable = "*"
         self._types: dict[str, dict[str, str]] = {}
         self._documents: dict[str, dict[str, dict[str, Any]]] = {}
 
@@ -59,6 +60,10 @@ class ElasticsearchDouble(Double):
 
     def _answer(self, request: Request) -> Answer:
         match [request.method, *(unquote(part) for part in request.path.strip("/").split("/"))]:
+            case ["GET", ""]:
+                return Answer(200, {"name": "double", "version": {"number": "8.15.0-double"}, "tagline": "for search"})
+            case ["POST" | "GET", "_security", "user", "_has_privileges"] if self._key:
+                return self._may(request)
             case ["PUT", index]:
                 return self._create(index, request)
             case ["PUT", index, "_doc", name]:
@@ -66,6 +71,24 @@ class ElasticsearchDouble(Double):
             case ["POST", index, "_search"]:
                 return self._search(index, request)
         raise _Wrong("illegal_argument_exception", f"no handler found for {request.method} {request.path}")
+
+    def _may(self, request: Request) -> Answer:
+        """Say whether the key's owner has privileges: reading only, on what `readable` names.
+
+        Source: https://www.elastic.co/docs/api/doc/elasticsearch/operation/operation-security-has-privileges
+        """
+        body = request.json
+        if set(body) - {"index", "cluster", "application"}:
+            raise _Wrong("parse_exception", f"failed to parse privilege check; unexpected field {min(body)}")
+        named = {name: rule["privileges"] for rule in body["index"] for name in rule["names"]}
+        found = {
+            name: {word: word == "read" and fnmatchcase(name, self.readable) for word in words}
+            for name, words in named.items()
+        }
+        whole = all(may for words in found.values() for may in words.values())
+        return Answer(200, {
+            "username": "rbkit", "has_all_requested": whole, "cluster": {}, "index": found, "application": {},
+        })  # fmt: skip
 
     def _create(self, index: str, request: Request) -> Answer:
         if index in self._types:

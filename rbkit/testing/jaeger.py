@@ -35,6 +35,11 @@ class JaegerDouble(Double):
             if (request.method, request.path) == ("POST", "/v1/traces"):
                 self._spans |= {(span.trace, span.span): span for span in sent(request.json)}
                 return Answer(200, {"partialSuccess": {}})
+            if (request.method, request.path) == ("GET", "/api/services"):
+                names = sorted({_process(span)["serviceName"] for span in self._spans.values()})
+                return Answer(
+                    200, {"data": names or None, "total": len(names), "limit": 0, "offset": 0, "errors": None}
+                )
             if (request.method, request.path) == ("GET", "/api/traces"):
                 return self._find(request)
             if request.method == "GET" and (found := re.fullmatch(r"/api/traces/([^/]+)", request.path)):

@@ -52,7 +52,11 @@ class LokiDouble(Double):
         """Answer one request."""
         if self._tenant and request.headers.get("x-scope-orgid") != self._tenant:
             return Answer(401, "no org id\n", _TEXT)
-        known = {("POST", "/loki/api/v1/push"): self._push, ("GET", "/loki/api/v1/query_range"): self._range}
+        known = {
+            ("POST", "/loki/api/v1/push"): self._push, ("GET", "/loki/api/v1/query_range"): self._range,
+            ("GET", "/loki/api/v1/labels"): self._labels,
+            ("GET", "/loki/api/v1/status/buildinfo"): lambda _: Answer(200, {"version": "3.0.0-double"}),
+        }  # fmt: skip
         handler = known.get((request.method, request.path))
         if handler is None:
             return Answer(404, "404 page not found\n", _TEXT)
@@ -70,6 +74,11 @@ class LokiDouble(Double):
             raise ValueError("entry has timestamp too old")
         self._entries |= {(e.time, e.line, json.dumps(e.labels, sort_keys=True)): e for e in entries}
         return Answer(204)
+
+    def _labels(self, request: Request) -> Answer:
+        """List the names of labels; where there are none the field is left out."""
+        names = sorted({name for entry in self._entries.values() for name in entry.labels})
+        return Answer(200, {"status": "success"} | ({"data": names} if names else {}))
 
     def _range(self, request: Request) -> Answer:
         start, end = int(request.one("start")), int(request.one("end"))

@@ -49,6 +49,10 @@ class TempoDouble(Double):
             if (request.method, request.path) == ("POST", "/v1/traces"):
                 self._spans |= {(span.trace, span.span): span for span in sent(request.json)}
                 return Answer(200, {"partialSuccess": {}})
+            if (request.method, request.path) == ("GET", "/api/status/buildinfo"):
+                return Answer(200, {"version": "2.5.0-double", "revision": "", "branch": "", "goVersion": ""})
+            if (request.method, request.path) == ("GET", "/api/search/tags"):
+                return Answer(200, {"tagNames": sorted({"service.name"} if self._spans else ()), "metrics": {}})
             if (request.method, request.path) == ("GET", "/api/search"):
                 return self._search(request)
             if request.method == "GET" and (found := re.fullmatch(r"/api/traces/([^/]+)", request.path)):

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labs import BACK, CHECK, CLOSE, DRAIN, LEASE, Lab, step, until, waiting
+from labs import BACK, CHECK, CLOSE, DRAIN, LEASE, Lab, cell, step, until, waiting
 from servers.vault import Place, vaults
 
 from rbkit.errors import SecretError
 from rbkit.execute.tokens import Budget, handed_over, sweep
 from rbkit.journal import AUDIT
+from rbkit.masking import MASK
 from rbkit.secretkeeping import ACCESSOR, WRAPPED
 from rbkit.settings import Settings
 from rbkit.stores.memory import MemoryStore
@@ -165,6 +166,22 @@ def test_a_run_acts_with_a_secret_that_is_nowhere(vaulted, place, book) -> None:
     secret = vaulted.layout.token()
     found = [path for path in vaulted.home.rglob("*") if path.is_file() and "sandbox" not in path.parts]
     assert any(path.suffix == ".ipynb" for path in found)
+    assert [str(path) for path in found if secret.encode() in path.read_bytes()] == []
+    assert secret not in done.stdout + done.stderr
+
+
+def test_a_notebook_that_prints_its_secret_shows_a_mask(vaulted, place, book) -> None:
+    """Printed whole and in pieces, displayed, raised: nothing of it is in the record, the journal or on the screen."""
+    fetch = f"found = run.gate.world._secrets.fetch('vault:{place.mount}/app/sandbox#token').get_secret_value()\n"
+    pieces = "for part in (found[:9], found[9:]):\n    print(part, end='', flush=True)\n"
+    shows = cell("diagnose", f"{fetch}print(found)\n{pieces}found")
+    raises = cell("diagnose", "raise ValueError('login with ' + found)")
+    done = vaulted.rbkit("run", book(DRAIN, shows, raises, BACK, CHECK, CLOSE))
+    assert done.returncode == 3, done.stdout + done.stderr
+    secret, run = vaulted.layout.token(), vaulted.runs()[0]
+    record = (vaulted.home / "records" / f"{run}.ipynb").read_text()
+    assert record.count(MASK) >= 3 and f"login with {MASK}" in record
+    found = [path for path in vaulted.home.rglob("*") if path.is_file() and "sandbox" not in path.parts]
     assert [str(path) for path in found if secret.encode() in path.read_bytes()] == []
     assert secret not in done.stdout + done.stderr
 

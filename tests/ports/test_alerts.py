@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pandas as pd
 import pytest
+from pings import pinged
 from servers.alertmanager import alertmanager, post
 
 from rbkit.adapters.alertmanager import AlertmanagerAlerts
@@ -137,3 +138,9 @@ def test_alertmanager_says_what_it_knows_of_an_alert(real) -> None:
     (about,) = searching(url, own)({"state": "suppressed"})["attributes"]
     assert about["silenced_by"] == [made] and about["annotations"] == {"summary": "half"}
     assert about["receivers"] == ["nobody"] and about["service"] == "cart" and about["fingerprint"]
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(real) -> None:
+    """One line that names the system, and that we read."""
+    assert "in memory" in pinged(FakeAlerts([]))
+    assert "Alertmanager 0." in (said := pinged(AlertmanagerAlerts(real[0]))) and "writes" not in said

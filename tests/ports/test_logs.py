@@ -15,6 +15,7 @@ from uuid import uuid4
 import httpx2
 import pandas as pd
 import pytest
+from pings import pinged
 
 from rbkit.adapters.elasticsearch import Elasticsearch
 from rbkit.adapters.fakes import FakeLogs
@@ -93,6 +94,10 @@ class Without:
         frame: pd.DataFrame = await self._source.search(*asked)
         frame["attributes"] = frame["attributes"].map(lambda a: {k: v for k, v in a.items() if k not in self._names})
         return frame
+
+    async def ping(self) -> str:
+        """Ping the source."""
+        return str(await self._source.ping())
 
     async def aclose(self) -> None:
         """Close the source."""
@@ -185,3 +190,9 @@ def test_the_sandbox_writes_lines_that_can_be_read(sandbox, until) -> None:
 
     until(lambda: len(newest()) > 0)
     assert newest()["level"].iloc[-1] in {"info", "warning", "error"} and newest()["message"].iloc[-1]
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(source_of, request) -> None:
+    """One line that names the system, and that we read."""
+    named = {"fake": "in memory", "files": "2 file(s)", "loki": "Loki 3", "elasticsearch": "without credentials"}
+    assert named[request.node.callspec.params["source_of"]] in pinged(source_of(LINES))

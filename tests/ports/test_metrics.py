@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pings import pinged
 from servers.prometheus import prometheus
 
 from rbkit.adapters.fakes import FakeMetrics
@@ -123,3 +124,17 @@ def test_prometheus_refuses_what_is_wrong_or_too_much(real, until) -> None:
     with pytest.raises(BadAnswer, match="samples; the limit is 2"):
         answered(real, REAL, last(30), max_points=2)
     assert not answered(real, REAL, last(30), limit=9, tenant="team-a|team-b").empty
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [("fake", "in memory"), ("sandbox", "without credentials; reads"), ("prometheus", "Prometheus 2.")],
+)
+def test_ping_says_who_we_are_and_what_we_may_do(kind, named, request) -> None:
+    """One line, also against real servers."""
+    urls = {
+        "sandbox": lambda: request.getfixturevalue("sandbox").urls["metrics"],
+        "prometheus": lambda: request.getfixturevalue("real"),
+    }
+    source = FakeMetrics({}) if kind == "fake" else Prometheus(urls[kind]())
+    assert named in pinged(source)

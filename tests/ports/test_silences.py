@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from pings import pinged
 from servers.alertmanager import alertmanager, post
 
 from rbkit.adapters.alertmanager import AlertmanagerSilences
@@ -182,3 +183,9 @@ def test_alertmanager_wakes_beside_a_silence_that_is_yet_to_begin(reach, real, n
     reach(lambda s: s.apply(wake(name), uuid4().hex, 1))
     assert not reach(lambda s: s.state(name))["silent"]
     reach(lambda s: s.apply(wake(name), uuid4().hex, 1))
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(real) -> None:
+    """One line that names the system, and that we read and write."""
+    assert "reads and writes" in pinged(FakeSilences())
+    assert "without credentials; reads and writes" in pinged(AlertmanagerSilences(real))

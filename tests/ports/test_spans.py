@@ -15,6 +15,7 @@ from uuid import uuid4
 import httpx2
 import pandas as pd
 import pytest
+from pings import pinged
 
 from rbkit.adapters.fake_signals import FakeSpans
 from rbkit.adapters.jaeger import Jaeger
@@ -184,3 +185,10 @@ def test_answers_can_be_kept_on_the_tape(search, rig) -> None:
     """Spans with attributes, and none at all, can be recorded."""
     some, none = search({"service": "checkout"}), search({"service": "check"})
     assert keep(rig.store, pack_frame(some)) != keep(rig.store, pack_frame(none))
+
+
+@pytest.mark.parametrize(("name", "named"), [("fake", "in memory"), ("jaeger", "Jaeger, "), ("tempo", "Tempo 2")])
+def test_ping_says_who_we_are_and_what_we_may_do(name, named) -> None:
+    """One line that names the system, and that we read."""
+    with filled(name) as source:
+        assert named in pinged(source)

@@ -155,7 +155,7 @@ class FaultProxy:
         self, reader: asyncio.StreamReader, beyond: asyncio.StreamWriter, writer: asyncio.StreamWriter
     ) -> None:
         """Carry what the client says, until it hangs up."""
-        nonsense = random.Random(1).randbytes(4_000) + b"\n\n"
+        nonsense = random.Random(1).randbytes(4_000)
         while data := await reader.read(65_536):
             self.asked += data
             if isinstance(self._now, Garbage) and nonsense:
@@ -207,7 +207,9 @@ def _bound() -> socket.socket:
 def page(body: bytes, status: int = 200, kind: str = "application/json", **headers: str) -> bytes:
     """Write a whole answer of HTTP; names of headers with `_` for `-`."""
     more = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{more}\r\n"
+    head = (
+        f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{more}Connection: close\r\n\r\n"
+    )
     return head.encode() + body
 
 
