@@ -6,7 +6,7 @@ from typing import Any
 
 from rbkit.testing.double import Answer, Double, Request
 
-__all__ = ["Paths", "pinged"]
+__all__ = ["Paths", "ping_of", "pinged"]
 
 
 class Paths(Double):
@@ -26,20 +26,21 @@ class Paths(Double):
         return found if isinstance(found, Answer) else Answer(200, found)
 
 
+async def ping_of(adapter: Any) -> str:
+    """Ping an adapter and close it."""
+    try:
+        return str(await adapter.ping())
+    finally:
+        await adapter.aclose()
+
+
 def pinged(adapter: Any) -> str:
     """Ping an adapter, close it, and return what it said: one line that tells what we may do.
 
     Args:
         adapter: One that no other loop uses.
     """
-
-    async def work() -> str:
-        try:
-            return str(await adapter.ping())
-        finally:
-            await adapter.aclose()
-
-    said = asyncio.run(work())
+    said = asyncio.run(ping_of(adapter))
     assert len(said.splitlines()) == 1 and said.isprintable() and len(said) < 400, said
     assert "reads" in said, said
     return said

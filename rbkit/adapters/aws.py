@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from rbkit.adapters.aws_http import capped
 from rbkit.capability import State
 from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, NotFound, Refused, SettingsError, Unreachable
 from rbkit.facts import Call
@@ -63,6 +64,16 @@ class AutoScalingGroups(Scaler):
             DesiredCapacity=call.arguments["wanted"], HonorCooldown=False,
         )  # fmt: skip
 
+    async def ping(self) -> str:
+        """Describe one group; whether a size may be set cannot be asked for, it shows at the first change."""
+        answer = await self._asked("describe_auto_scaling_groups", writes=False, MaxRecords=1)
+        try:
+            groups = "a group is" if answer["AutoScalingGroups"] else "no group is"
+        except _ODD as error:
+            raise BadAnswer(f"{self} listed its groups in an unknown form.") from error
+        who = f"profile {self._profile}" if self._profile else "with the credentials that every AWS tool finds"
+        return f"{self}, {who}; reads, {groups} there; it does not tell whether we may change anything"
+
     async def aclose(self) -> None:
         """Close the connections."""
         if self._client is not None:
@@ -113,7 +124,7 @@ class AutoScalingGroups(Scaler):
 
         patience = Config(connect_timeout=_CONNECT_S, read_timeout=_READ_S, retries={"total_max_attempts": 1})
         session = Session(profile_name=self._profile or None, region_name=self._region)
-        return session.client("autoscaling", endpoint_url=self._url or None, config=patience)
+        return capped(session.client("autoscaling", endpoint_url=self._url or None, config=patience), str(self))
 
     @staticmethod
     def _kind(error: Exception, writes: bool) -> type[AdapterError]:

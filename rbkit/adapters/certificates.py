@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rbkit.adapters.told import told
 from rbkit.capability import read
 from rbkit.datakinds import Certificate, Certificates
 from rbkit.errors import BadAnswer, NotFound, Refused, SettingsError, Unreachable
@@ -41,7 +42,7 @@ class TlsCertificates(Certificates):
     """
 
     def __init__(self, ca_file: str = "", timeout: str | float = "5s") -> None:
-        self._timeout_s = seconds(timeout)
+        self._timeout_s, self._trusted = seconds(timeout), ca_file or "the authorities of this machine"
         try:
             self._strict = ssl.create_default_context(cafile=ca_file or None)
         except (OSError, ssl.SSLError) as error:
@@ -69,6 +70,10 @@ class TlsCertificates(Certificates):
     async def state(self, target: str) -> dict[str, Any]:
         """Say what a server shows."""
         return (await self.certificate(target)).model_dump(mode="json")
+
+    async def ping(self) -> str:
+        """Say whom we trust; there is nothing to reach before an address is named."""
+        return f"{ssl.OPENSSL_VERSION}, trusts {told(self._trusted, 200)}; reads whatever address is asked for"
 
     async def apply(self, call: Call, key: str, token: int) -> None:
         """Refuse: certificates are only read."""

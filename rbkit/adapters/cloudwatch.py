@@ -10,6 +10,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from rbkit.adapters.cloudwatch_api import Api
@@ -76,9 +77,24 @@ class CloudWatchMetrics:
         wanted = _wanted(query, window)
         return await asyncio.to_thread(self._ask, wanted, window)
 
+    async def ping(self) -> str:
+        """Ask for a metric that nobody has, and list those of a namespace that nobody has: both rights are needed."""
+        return await asyncio.to_thread(self._told)
+
     async def aclose(self) -> None:
         """Close the connections."""
         self._api.close()
+
+    def _told(self) -> str:
+        now = datetime.now(UTC)
+        nothing = _wanted({"namespace": "rbkit/ping", "metric": "ping", "each": "x"}, Window(now, now, 60.0))
+        with bounded():
+            try:
+                self._series(nothing)
+                self._rows(nothing, [{"x": "ping"}], Window(now - timedelta(minutes=1), now, 60.0))
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+                raise self._api.odd() from error
+        return f"{self._api}, {self._api.who}; reads"
 
     def _ask(self, wanted: "_Wanted", window: Window) -> "pd.DataFrame":
         with bounded():
@@ -167,6 +183,12 @@ class CloudWatchLogs:
         """
         wanted = fields(where, "CloudWatch")
         return await asyncio.to_thread(self._ask, wanted, window, limit)
+
+    async def ping(self) -> str:
+        """Look for lines of this very moment: the right that a search needs."""
+        now = datetime.now(UTC)
+        frame = await self.search({}, Window(now, now, 1.0), 1)
+        return f"{self._api}, {self._api.who}; reads {self._group}, {len(frame)} line(s) right now"
 
     async def aclose(self) -> None:
         """Close the connections."""

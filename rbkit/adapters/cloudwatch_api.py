@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rbkit.adapters.aws_http import capped
 from rbkit.errors import BadAnswer, NotFound, Refused, SecretError, SettingsError, Unreachable
 
 __all__ = ["Api"]
@@ -32,6 +33,11 @@ class Api:
 
     def __str__(self) -> str:
         return f"CloudWatch {self._service} in {self._region}".replace("CloudWatch cloudwatch", "CloudWatch")
+
+    @property
+    def who(self) -> str:
+        """With whose credentials it asks."""
+        return f"profile {self._profile}" if self._profile else "with the credentials that every AWS tool finds"
 
     def close(self) -> None:
         """Close the connections."""
@@ -89,7 +95,8 @@ class Api:
         with self._making:
             if self._client is None:
                 session = Session(profile_name=self._profile or None, region_name=self._region)
-                self._client = session.client(self._service, endpoint_url=self._url or None, config=patience)
+                made = session.client(self._service, endpoint_url=self._url or None, config=patience)
+                self._client = capped(made, str(self))
         return self._client
 
     def _refusal(self, answer: Any, method: str) -> Exception:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
-from rbkit.adapters.ssh import Ran, certainly, read, runner
+from rbkit.adapters.ssh import Ran, able, certainly, read, runner
 from rbkit.capability import Plan, State
 from rbkit.capability import read as reads_only
 from rbkit.errors import BadAnswer, NotFound, ParameterError, Refused, SettingsError
@@ -96,6 +96,13 @@ class Programs(Command):
     def plan_of(self, program: str, before: State) -> Plan:
         """Say what a program brings about; it can be undone when its `undo` leads back to the state before."""
         return plan_of(self._programs, program, before)
+
+    async def ping(self) -> str:
+        """Look whether every program is there and may be run by us; none of them is run."""
+        changing = [program.argv[0] for program in self._programs.values()]
+        reading = [line[0] for line in (*self._looks, *self._reads.values())]
+        who = await able(self._machine, [*changing, *reading])
+        return f"{len(changing)} program(s) for changes, as {who}; reads{' and writes' if changing else ''}"
 
     async def apply(self, call: Call, key: str, token: int) -> None:
         """Run a program."""

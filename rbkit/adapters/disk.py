@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from rbkit.adapters.told import user
 from rbkit.capability import read
 from rbkit.datakinds import Disk, Filesystem, Listing, StaleFile
 from rbkit.errors import BadAnswer, MayHaveActed, NotFound, Refused, SettingsError, Unreachable
@@ -123,6 +124,16 @@ class LocalDisk(Disk):
         most = self._known(target).max_files
         return {"files": len(found.files), "bytes": found.bytes, "listing": found.listing, "most": most}
 
+    async def ping(self) -> str:
+        """Open the folder of every clean-up, and look whether we may remove files there.
+
+        Raises:
+            Unreachable: A folder is not there, or a link leads there.
+        """
+        kept = await _read(self._kept, "A folder")
+        may = f"reads, but may remove nothing of: {', '.join(kept)}" if kept else "reads and writes"
+        return f"{len(self._cleanups)} clean-up(s), as {user()}; {may}"
+
     async def apply(self, call: Call, key: str, token: int) -> None:
         """Remove the files that were listed; a file that has changed since, or is held, is kept."""
         found, moment = self._known(call.target), self._moment(call.target)
@@ -142,6 +153,20 @@ class LocalDisk(Disk):
             known = ", ".join(sorted(self._cleanups)) or "none"
             raise NotFound(f"There is no clean-up {name!r}.{nearest(name, self._cleanups)}", todo=f"Known: {known}.")
         return self._cleanups[name]
+
+    def _kept(self, stop: threading.Event) -> list[str]:
+        """Name the clean-ups in whose folders we may not remove anything."""
+        found = []
+        for name, cleanup in self._cleanups.items():
+            _go_on(stop)
+            try:
+                with _folder(cleanup.path) as here:
+                    may = os.access(".", os.R_OK | os.W_OK | os.X_OK, dir_fd=here, effective_ids=True)
+            except OSError as error:
+                why = f"{cleanup.path} of {name} cannot be opened, or a link leads there: {error.strerror}."
+                raise Unreachable(why) from error
+            found += [] if may else [name]
+        return found
 
     def _listed(
         self, cleanup: Cleanup, moment: float, stop: threading.Event

@@ -195,7 +195,8 @@ class FakeLogs:
         import pandas as pd
 
         found = [_split(line) for line in self.lines if _matches(line, where, window)]
-        found = sorted(found, key=lambda row: row["time"])[-limit:]
+        found = sorted(found, key=lambda row: row["time"])
+        found = found[max(0, len(found) - limit) :]
         frame = pd.DataFrame(found, columns=["time", "level", "message", "attributes"])
         frame["time"] = pd.to_datetime(frame["time"], utc=True).astype("datetime64[ns, UTC]")
         return frame

@@ -6,7 +6,7 @@ Source: RFC 9110, sections 8.8.3 and 13.1.1 (ETag, If-Match)
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import Any, Literal
 from urllib.parse import quote
@@ -66,6 +66,12 @@ class HttpFlags(FeatureFlags):
             with self._writer.only_if(self._tag(call.target)):
                 body = _with(found if self._method == "PUT" else {}, self._at, value)
                 await self._writer.write(self._method, place, body, key)
+
+    async def ping(self) -> str:
+        """Ask for a flag that hardly is there: that there is none is an answer, too."""
+        with suppress(NotFound):
+            await self._http.read(self._place("rbkit-ping"))
+        return f"{self._http.name} answers, {self._http.who}; reads; it does not tell whether we may write"
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rbkit.adapters.told import told
 from rbkit.capability import State, read
 from rbkit.costs import bounded, spend
 from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, NotFound, Refused, SettingsError, Unreachable
@@ -21,6 +22,7 @@ __all__ = ["HAProxy"]
 
 TIMEOUT_S = 5.0
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
+_INFO = re.compile(r"(?s)(?:.*\n)?Version: (?P<version>[^\n]*)\n.*\n(?P<level>admin|operator|user)\n+")
 _MAINT, _INHERITED_DRAIN, _DRAIN = 0x67, 0x10, 0x18
 """Bits of `srv_admin_state`: 1 forced, 2 inherited, 4 configured, 0x20 unresolved and 0x40 hostless maintenance;
 8 forced and 0x10 inherited drain."""
@@ -80,6 +82,19 @@ class HAProxy(LoadBalancer):
         _, member = _found(target, await self._all())
         return dict(member.model_dump(mode="json"))
 
+    async def ping(self) -> str:
+        """Ask for the version and the level of the socket, and list the servers.
+
+        Raises:
+            Unreachable: HAProxy was not reached.
+            BadAnswer: It answers oddly.
+        """
+        info = _INFO.fullmatch(await self._ask("show info; show cli level", Unreachable))
+        if not info:
+            raise BadAnswer("HAProxy did not say which version and of which level its socket is.")
+        may = "reads and writes" if info["level"] == "admin" else "reads; changes need a socket of level admin"
+        return f"HAProxy {told(info['version'])}, level {info['level']}; {may}, {len(await self._all())} server(s)"
+
     async def apply(self, call: Call, key: str, token: int) -> None:
         """Set a member to drain or ready; the last one that is ready is not drained."""
         members = await self._all()
@@ -87,6 +102,8 @@ class HAProxy(LoadBalancer):
         if why := _against(call, server, [other for _, other in members if other.service == member.service]):
             raise Refused(why)
         said = await self._ask(f"set server {server.backend}/{server.name} state {call.action}", MayHaveActed)
+        if "\N{REPLACEMENT CHARACTER}" in said or not said.replace("\n", "").isprintable():
+            raise MayHaveActed(f"Something that is no HAProxy answered: {said[:100]!r}.")
         if said.strip():
             raise Refused(f"HAProxy refused to {call.action} {call.target}: {said.strip()[:200]}")
 

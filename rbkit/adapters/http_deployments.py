@@ -1,6 +1,7 @@
 """Deployments by any service that lists versions and takes the one that is wanted, as JSON over HTTP."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ from pydantic import SecretStr
 from rbkit.adapters.flags import element, field_at, steps
 from rbkit.adapters.http import Http
 from rbkit.capability import read
-from rbkit.errors import BadAnswer, MayHaveActed, SettingsError, Unreachable
+from rbkit.errors import BadAnswer, MayHaveActed, NotFound, SettingsError, Unreachable
 from rbkit.facts import Call
 from rbkit.kinds import Deployments, Version
 from rbkit.values import seconds
@@ -92,6 +93,12 @@ class HttpDeployments(Deployments):
             await self._http.write("PUT", self._place("fence", target), {"token": token}, token=token)
         except MayHaveActed as error:
             raise Unreachable(f"The fencing token was not confirmed: {error.what}") from error
+
+    async def ping(self) -> str:
+        """Ask for a service that hardly is there: that there is none is an answer, too."""
+        with suppress(NotFound):
+            await self._http.read(self._place("state", "rbkit-ping"))
+        return f"{self._http.name} answers, {self._http.who}; reads; it does not tell whether we may write"
 
     async def aclose(self) -> None:
         """Close the connections."""

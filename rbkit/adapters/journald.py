@@ -9,21 +9,24 @@ import json
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from rbkit.adapters.lines import Row, fields, inside, plain, tidy
+from rbkit.adapters.lines import MALFORMED, Row, fields, inside, plain, tidy
+from rbkit.adapters.told import told, user
 from rbkit.costs import bounded, spend
-from rbkit.errors import BadAnswer, ParameterError, SettingsError, Unreachable
+from rbkit.errors import BadAnswer, ParameterError, Refused, SettingsError, Unreachable
 from rbkit.ports import Language, Window
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Journald"]
+
+T = TypeVar("T")
 
 _FIELD = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 _LEVELS = ("emergency", "alert", "critical", "error", "warning", "notice", "info", "debug")
@@ -71,12 +74,32 @@ class Journald:
         command = self._command(fields(where, "The journal"), window, limit)
         try:
             async with asyncio.timeout(self._timeout_s):
-                rows = await self._run(command)
+                rows = await self._run(command, _row)
             return tidy("logs", [row for row in rows if inside(row, window)], limit)
         except TimeoutError as error:
             raise Unreachable(f"{self._program} did not end within {self._timeout_s:g} s.") from error
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise BadAnswer(f"{self._program} printed something that is no journal.", fault=True) from error
+
+    async def ping(self) -> str:
+        """Ask for the program's version, and for one entry.
+
+        Raises:
+            Unreachable: The program cannot be started, or did not end in time.
+            BadAnswer: It failed, or printed no journal.
+            Refused: It shows us no entry.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                version = await self._run([self._program, "--version"], told)
+                seen = await self._run([self._program, "--output=json", "--no-pager", "--quiet", "--lines=1"], _row)
+        except TimeoutError as error:
+            raise Unreachable(f"{self._program} did not end within {self._timeout_s:g} s.") from error
+        except MALFORMED as error:
+            raise BadAnswer(f"{self._program} printed something that is no journal.", fault=True) from error
+        if not seen:
+            raise Refused(f"{self._program} shows {user()} no entry.", todo="Put them into the group systemd-journal.")
+        return f"{version[0] if version else 'journalctl'}, as {user()}; reads"
 
     async def aclose(self) -> None:
         """Nothing to give back."""
@@ -89,12 +112,13 @@ class Journald:
             *(_match(name, value) for name, value in where.items()),
         ]  # fmt: skip
 
-    async def _run(self, command: list[str]) -> list[Row]:
+    async def _run(self, command: list[str], read: Callable[[bytes], T]) -> list[T]:
+        """Run a program and read each line that it prints."""
         with bounded():
             async with _process(command) as process:
                 said = asyncio.create_task(_tail(process.stderr))
                 try:
-                    rows = [_row(line) async for line in self._lines(process.stdout)]
+                    rows = [read(line) async for line in self._lines(process.stdout)]
                     code = await process.wait()
                     words = await said
                 finally:

@@ -15,8 +15,9 @@ from itertools import count
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from rbkit.adapters.lines import Row, fields, matches, nanoseconds, plain, tidy
+from rbkit.adapters.told import user
 from rbkit.costs import remaining, spend
-from rbkit.errors import BadAnswer, Unreachable
+from rbkit.errors import BadAnswer, NotFound, Unreachable
 from rbkit.ports import Language, Window
 from rbkit.values import human_bytes
 
@@ -80,8 +81,25 @@ class JsonlLogs:
         finally:
             stop.set()  # a thread whose caller has gone does not read on
 
+    async def ping(self) -> str:
+        """Open every file that matches, and read no line.
+
+        Raises:
+            NotFound: No file matches.
+            Unreachable: A file cannot be read.
+            BadAnswer: A file is compressed, or too many files match.
+        """
+        return await asyncio.to_thread(self._told)
+
     async def aclose(self) -> None:
         """Nothing to give back."""
+
+    def _told(self) -> str:
+        with ExitStack() as opened:
+            sizes = [os.fstat(file.fileno()).st_size for file in _open_all(self._files, opened)]
+        if not sizes:
+            raise NotFound(f"No file matches {self._files}.", todo="Check the path, and whether anything was logged.")
+        return f"{len(sizes)} file(s) of {human_bytes(sum(sizes))} match {self._files}, as {user()}; reads"
 
     def _search(self, where: dict[str, str], window: Window, limit: int, stop: threading.Event) -> "pd.DataFrame":
         found = _Found(where, nanoseconds(window.start), nanoseconds(window.end), limit, remaining())

@@ -20,11 +20,11 @@ import httpx2
 from rbkit.costs import bounded, spend
 from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, NotFound, Refused, SettingsError, Unreachable
 
-__all__ = ["Cluster", "Thing", "admit", "annotations", "labels", "untouched", "used"]
+__all__ = ["GROUPS", "Cluster", "Thing", "admit", "annotations", "labels", "untouched", "used"]
 
 _Work = TypeVar("_Work", bound=Callable[..., Awaitable[None]])
 Thing = dict[str, Any]
-_GROUPS = {
+GROUPS = {
     "pods": "api/v1", "services": "api/v1", "deployments": "apis/apps/v1", "replicasets": "apis/apps/v1",
     "statefulsets": "apis/apps/v1", "horizontalpodautoscalers": "apis/autoscaling/v2",
 }  # fmt: skip
@@ -164,6 +164,22 @@ class Cluster:
         answer = await self._write("POST", "create", "pods", name, body, "/eviction")
         return answer.status != _CONFLICT
 
+    async def ask(self, path: str, body: Any = None) -> Any:
+        """Ask what is no object, such as `/version`; with a body by POST, for a review, which changes nothing."""
+        method = "GET" if body is None else "POST"
+        answer = await self._heard(method, path, body=body)
+        if answer.status not in {200, 201}:
+            raise self._refusal(answer, method, path, "", BadAnswer)
+        try:
+            return json.loads(answer.body)
+        except (ValueError, RecursionError) as error:
+            raise BadAnswer(f"{self} answered with something that is not JSON.") from error
+
+    @property
+    def namespace(self) -> str:
+        """The namespace; as the kubeconfig says once it was read."""
+        return self._namespace
+
     async def aclose(self) -> None:
         """Close the connections."""
         if self._client is not None:
@@ -173,16 +189,20 @@ class Cluster:
         return f"The cluster {self._context}".rstrip()
 
     async def _read(self, verb: str, kind: str, name: str, params: Mapping[str, str]) -> _Answer:
-        path = self._path(kind, name)
-        from lightkube import ConfigError
-
-        try:
-            answer = await self._send("GET", path, params=params)
-        except (httpx2.HTTPError, httpx2.InvalidURL, ConfigError, TimeoutError, OSError, *_ODD) as error:
-            raise Unreachable(f"{self} cannot be read: {_words(error)}") from error
+        answer = await self._heard("GET", self._path(kind, name), params=params)
         if answer.status != 200:
             raise self._refusal(answer, verb, kind, name, BadAnswer)
         return answer
+
+    async def _heard(self, method: str, path: str, **asked: Any) -> _Answer:
+        """Send what changes nothing: no answer means that nothing was read."""
+        self._opened()
+        from lightkube import ConfigError
+
+        try:
+            return await self._send(method, path, **asked)
+        except (httpx2.HTTPError, httpx2.InvalidURL, ConfigError, TimeoutError, OSError, *_ODD) as error:
+            raise Unreachable(f"{self} cannot be read: {_words(error)}") from error
 
     async def _write(self, method: str, verb: str, kind: str, name: str, body: Thing, sub: str = "") -> _Answer:
         path = self._path(kind, name) + sub
@@ -226,7 +246,7 @@ class Cluster:
         self._opened()
         if name and not _NAME.fullmatch(name):
             raise NotFound(f"There is no object {name!r} among the {kind}: nothing can be called so.")
-        return "/".join(filter(None, (_GROUPS[kind], "namespaces", self._namespace, kind, name)))
+        return "/".join(filter(None, (GROUPS[kind], "namespaces", self._namespace, kind, name)))
 
     def _opened(self) -> httpx2.AsyncClient:
         """Make the client once, as the kubeconfig says."""

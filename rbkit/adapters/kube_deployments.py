@@ -35,6 +35,8 @@ class KubernetesDeployments(InCluster, Deployments):
         container: The container whose image names the version; empty for the first one.
     """
 
+    uses = {"deployments": ("get", "update"), "replicasets": ("list",)}  # noqa: RUF012  (a constant)
+
     def __init__(self, kubeconfig: str = "", context: str = "", namespace: str = "", container: str = "") -> None:
         super().__init__(kubeconfig, context, namespace)
         self._container = container

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 from rbkit.adapters.kube_client import Cluster, Thing
+from rbkit.adapters.kube_ping import rights
 from rbkit.errors import BadAnswer, NotFound, Refused
 
 __all__ = [
@@ -27,8 +28,21 @@ class InCluster:
         namespace: The namespace; empty for the context's own.
     """
 
+    uses: ClassVar[Mapping[str, tuple[str, ...]]]
+    """The verbs that the adapter needs, by resource."""
+
     def __init__(self, kubeconfig: str = "", context: str = "", namespace: str = "") -> None:
         self._cluster = Cluster(kubeconfig, context, namespace)
+
+    async def ping(self) -> str:
+        """Ask for the version, as whom we are there, and for every verb that the adapter uses.
+
+        Raises:
+            Refused: A right to read is missing, or the cluster does not know who asks.
+            Unreachable: No answer came.
+            BadAnswer: The cluster answers oddly.
+        """
+        return await rights(self._cluster, [(name, verb) for name, verbs in self.uses.items() for verb in verbs])
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -57,6 +57,10 @@ class KubernetesServices(InCluster, ServiceManager):
     """
 
     shows_within_s = 300.0
+    uses = {  # noqa: RUF012  (a constant)
+        "pods": ("get", "list", "update"), "pods/eviction": ("create",), "replicasets": ("get",),
+        "deployments": ("get", "update"), "statefulsets": ("get", "update"),
+    }  # fmt: skip
 
     def __init__(
         self, kubeconfig: str = "", context: str = "", namespace: str = "", label: str = "app", container: str = ""

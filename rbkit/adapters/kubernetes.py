@@ -36,6 +36,11 @@ class KubernetesBalancer(InCluster, LoadBalancer):
         value: Its value while the pod gets traffic.
     """
 
+    uses = {  # noqa: RUF012  (a constant)
+        "pods": ("get", "list", "update"), "services": ("get", "list"), "replicasets": ("get",),
+        "statefulsets": ("get",),
+    }  # fmt: skip
+
     def __init__(
         self, kubeconfig: str = "", context: str = "", namespace: str = "", label: str = "rbkit.dev/traffic",
         value: str = "on",
@@ -142,6 +147,10 @@ class KubernetesScaler(InCluster, Scaler):
         context: The context in it; empty for its current one.
         namespace: The namespace; empty for the context's own.
     """
+
+    uses = {  # noqa: RUF012  (a constant)
+        "deployments": ("get", "update"), "statefulsets": ("get", "update"), "horizontalpodautoscalers": ("list",),
+    }  # fmt: skip
 
     def __init__(
         self, most: int, least: int = 1, kubeconfig: str = "", context: str = "", namespace: str = ""

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbkit.adapters.http import Http
+from rbkit.adapters.told import user
 from rbkit.capability import State, read
 from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, NotFound, Refused, Unreachable
 from rbkit.facts import Call
@@ -126,6 +127,23 @@ class Nginx(LoadBalancer):
         at, down = _place(file, target), await self._running(file)
         member = await _member(file.servers[at], down[at], len(self._workers().leaving))
         return dict(member.model_dump(mode="json"))
+
+    async def ping(self) -> str:
+        """Compare the file with what nginx runs, have the configuration tested, and look whether we may change it.
+
+        Raises:
+            Unreachable: nginx does not run, or its file cannot be read.
+            BadAnswer: It runs something else than the file says.
+            Refused: The configuration does not pass the test.
+        """
+        file = _parsed(self._read())
+        await self._running(file)
+        try:
+            await self._tested()
+        except OSError as error:
+            raise Refused(f"{self._test[0]} cannot be run: {error.strerror}.", todo="Check `program`.") from error
+        may = "reads and writes" if self._may_load() else "reads; may not write the file, or not signal nginx"
+        return f"nginx with {len(file.servers)} server(s) in {self._file}, as {user()}; {may}"
 
     async def apply(self, call: Call, key: str, token: int) -> None:
         """Mark a member as down or not, and let nginx load the file; the last one that is ready is not drained."""
@@ -251,6 +269,14 @@ class Nginx(LoadBalancer):
         except (OSError, ValueError, psutil.Error) as error:
             raise Unreachable(f"{self._pid} names no nginx that runs: {error}.") from error
         raise Unreachable(f"{self._pid} names the process {pid}, which is not nginx.")
+
+    def _may_load(self) -> bool:
+        """Whether we may put another file in the place of this one, and tell nginx."""
+        try:
+            os.kill(self._master(), 0)
+        except OSError:
+            return False
+        return os.access(self._file.parent, os.W_OK | os.X_OK, effective_ids=True)
 
     def _workers(self) -> "_Workers":
         import psutil

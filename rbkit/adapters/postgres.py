@@ -7,15 +7,17 @@ import asyncio
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from rbkit.adapters.postgres_queries import ACT, BLOAT, BLOCKED, MOST_ROWS, REPLICAS, SESSIONS, STATE, TERMS
+from rbkit.adapters.postgres_queries import ACT, BLOAT, BLOCKED, MOST_ROWS, PING, REPLICAS, SESSIONS, STATE, TERMS
 from rbkit.adapters.sqltext import without_values
+from rbkit.adapters.told import told
 from rbkit.capability import State, read
 from rbkit.datakinds import Bloat, Blocked, Database, Replica, Session
 from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, NotFound, Refused, SettingsError, Unreachable
@@ -32,6 +34,9 @@ _SEE, _SIGNAL = "GRANT pg_read_all_stats TO the user", "GRANT pg_signal_backend 
 _KEEP = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 2}
 _M = TypeVar("_M", bound=BaseModel)
 Rows = list[dict[str, Any]]
+
+
+_used: ContextVar["_Wire"] = ContextVar("used")
 
 
 class Postgres(Database):
@@ -96,6 +101,21 @@ class Postgres(Database):
         if rows and not rows[0]["done"]:
             raise Refused(f"{call.target} is {_protected(rows[0])}.", todo="Leave it, or allow it in the environment.")
 
+    async def ping(self) -> str:
+        """Ask as whom we are there, and which roles we have.
+
+        Raises:
+            Refused: The user may not log in, or would not see other users' sessions.
+            Unreachable: The server was not reached.
+            BadAnswer: It answers oddly.
+        """
+        (found,) = await self._ask(PING, {}, acts=False)
+        who = told(found["who"])
+        if not found["sees"]:
+            raise Refused(f"{self._name} does not show other users' sessions to {who}.", todo=f"{_SEE}.")
+        may = "reads and writes" if found["signals"] else f"reads; to end others' sessions, {_SIGNAL}"
+        return f"PostgreSQL {told(found['version'])}, as {who}; {may}"
+
     async def aclose(self) -> None:
         """Nothing is kept open between calls."""
 
@@ -122,23 +142,27 @@ class Postgres(Database):
     def _asked(self, query: str, values: Mapping[str, Any], wire: "_Wire") -> Rows:
         from sqlalchemy import text
 
-        with self._engine_of().connect() as connection:
-            raw: Any = connection.connection.driver_connection
-            with wire.lent(raw.pgconn.socket):
+        _used.set(wire)  # this thread's context is a copy, and ends with it
+        try:
+            with self._engine_of().connect() as connection:
                 connection.execute(text(TERMS), {"ms": str(int(self._timeout_s * 1000))})
                 wire.asked = True
                 rows = [dict(row) for row in connection.execute(text(query), dict(values)).mappings()]
                 connection.rollback()
+                wire.back()
+        finally:
+            wire.back()
         return rows
 
     def _engine_of(self) -> "Engine":
-        from sqlalchemy import NullPool, create_engine, make_url
+        from sqlalchemy import NullPool, create_engine, event, make_url
 
         if self._engine is None:
             secret = self._password.get_secret_value() if self._password else None
             url = make_url(self._url).set(drivername="postgresql+psycopg", password=secret)
             wait = {"connect_timeout": max(2, int(self._timeout_s / 2)), "application_name": "rbkit", **_KEEP}
             self._engine = create_engine(url, poolclass=NullPool, connect_args=wait, hide_parameters=True)
+            event.listen(self._engine, "do_connect", _connected)
         return self._engine
 
     def _translated(self, error: Exception, wire: "_Wire", acts: bool) -> AdapterError:
@@ -156,6 +180,13 @@ class Postgres(Database):
         return BadAnswer(f"{self._name} answered with an error: {said}.")
 
 
+def _connected(dialect: Any, record: Any, given: Any, named: Any) -> Any:
+    """Connect, and let the connection be cut from its first moment: the library itself asks a server what it is."""
+    connection = dialect.connect(*given, **named)
+    _used.get().lend(connection.pgconn.socket)
+    return connection
+
+
 class _Wire:
     """A connection that a thread uses, and that somebody else may cut."""
 
@@ -163,18 +194,17 @@ class _Wire:
         self.asked = self.over = self._ended = False
         self._lock, self._fd = threading.Lock(), -1
 
-    @contextmanager
-    def lent(self, fd: int) -> Iterator[None]:
+    def lend(self, fd: int) -> None:
         """Let the connection be cut while it is used; its number may mean another one afterwards."""
         with self._lock:
             if self._ended:
                 raise TimeoutError("it took too long to connect")
             self._fd = fd
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._fd = -1
+
+    def back(self) -> None:
+        """Take it back before it is closed."""
+        with self._lock:
+            self._fd = -1
 
     def cut(self) -> None:
         """End what waits on the connection; nothing once the thread is through."""

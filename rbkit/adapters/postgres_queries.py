@@ -3,7 +3,7 @@
 Source: https://www.postgresql.org/docs/current/monitoring-stats.html
 """
 
-__all__ = ["ACT", "BLOAT", "BLOCKED", "MOST_ROWS", "REPLICAS", "SESSIONS", "STATE", "TERMS"]
+__all__ = ["ACT", "BLOAT", "BLOCKED", "MOST_ROWS", "PING", "REPLICAS", "SESSIONS", "STATE", "TERMS"]
 
 MOST_ROWS = 1_000
 """The most rows that a read returns."""
@@ -80,6 +80,12 @@ STATE = f"""
            CASE WHEN {_RUNS} THEN query_start END AS query_started
     FROM pg_stat_activity WHERE pid = :pid AND (backend_start = :start OR backend_start IS NULL)
 """  # noqa: S608  (made of constants only)
+
+PING = """
+    SELECT current_user AS who, current_setting('server_version') AS version,
+           pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees,
+           pg_has_role(current_user, 'pg_signal_backend', 'USAGE') AS signals
+"""
 
 ACT = """
     WITH found AS MATERIALIZED (

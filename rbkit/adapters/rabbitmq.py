@@ -6,13 +6,14 @@ Source: https://www.rabbitmq.com/docs/management#http-api and https://www.rabbit
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pydantic import SecretStr
 
 from rbkit.adapters.http import Http
 from rbkit.adapters.parked import PARKED, digest, names, sample
 from rbkit.adapters.rabbitmq_line import LOCK, Line, basic
+from rbkit.adapters.told import told
 from rbkit.capability import State, read
 from rbkit.datakinds import Message, Queue, QueueFacts
 from rbkit.errors import BadAnswer, NotFound, Refused
@@ -113,6 +114,33 @@ class RabbitQueue(Queue):
     async def fence(self, target: str, token: int) -> None:
         """Only look whether the queue is there: RabbitMQ has no place for a token."""
         await self._known(target)
+
+    async def ping(self) -> str:
+        """Ask the management API who we are, hold a queue's lock for a moment as every look does, ask for our rights.
+
+        Raises:
+            Refused: We may not look into queues.
+            Unreachable: The management API or AMQP was not reached.
+            BadAnswer: It does not know who asks, or answers oddly.
+        """
+        who, about = await self._http.read("/api/whoami"), await self._http.read("/api/overview")
+        async with self._line.held("rbkit.ping"):
+            pass
+        try:
+            name = str(who["name"])
+            words = f"RabbitMQ {told(about['rabbitmq_version'])}, as {told(name)}, virtual host {unquote(self._vhost)}"
+            return f"{words}; {await self._rights(name)}"
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadAnswer("RabbitMQ told about itself in an unknown form.") from error
+
+    async def _rights(self, user: str) -> str:
+        """Say what we may do; only administrators are told."""
+        try:
+            found = await self._http.read(f"/api/permissions/{self._vhost}/{quote(user, safe='')}")
+        except (BadAnswer, NotFound):
+            return "reads; whether messages may be moved is told to administrators only"
+        missing = [name for name in ("configure", "write", "read") if not found[name]]
+        return f"reads, but may nowhere: {', '.join(missing)}" if missing else "reads and writes"
 
     async def aclose(self) -> None:
         """Close the connections."""

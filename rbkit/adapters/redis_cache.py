@@ -20,6 +20,11 @@ from rbkit.facts import Call
 
 __all__ = ["RedisCache"]
 
+_READS = (("info",), ("dbsize",), ("scan", "0"), ("config", "get", "maxmemory"), ("get", f"{OWN}ping"))
+_WRITES = (
+    ("eval", "return 1", "0"), ("config", "set", "maxmemory", "0"), ("unlink", f"{OWN}ping"),
+    ("set", f"{OWN}ping", "1"),
+)  # fmt: skip
 _STEP = 1_000
 _MOST = 100_000
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
@@ -94,6 +99,10 @@ class RedisCache(Cache):
         value = _canonical(call.target, str(call.arguments["value"]))
         await self._redis.ask(lambda client: self._setting(client, call.target))
         await self._redis.ask(lambda client: self._configure(client, call.target, value, marks, token), acts=True)
+
+    async def ping(self) -> str:
+        """Ask what the server is, as whom we are there, and what its rules let us do."""
+        return await self._redis.ping(_READS, _WRITES)
 
     async def fence(self, target: str, token: int) -> None:
         """Let the server refuse every lower token for a target from now on."""

@@ -19,6 +19,10 @@ from rbkit.facts import Call
 
 __all__ = ["RedisQueue"]
 
+_READS = (("info",), ("scan", "0"), ("eval", "return 1", "0"), ("type", f"{OWN}ping"))
+_WRITES = tuple((word, f"{OWN}ping", *rest) for word, *rest in (
+    ("set", "1"), ("hset", "a", "b"), ("lrem", "1", "a"), ("xadd", "*", "a", "b"), ("xdel", "1-1"),
+))  # fmt: skip
 _MOST = 1_000
 _MOST_KEYS = 1_000_000
 _BYTES = 16_000_000
@@ -102,6 +106,10 @@ class RedisQueue(Queue):
             raise NotFound(f"{message} was not parked: {_WHY[said]}.", todo="Nothing was moved.")
         if said != b"done":
             raise Refused(f"{message} was not parked: {_WHY[said]}.")
+
+    async def ping(self) -> str:
+        """Ask what the server is, as whom we are there, and what its rules let us do."""
+        return await self._redis.ping(_READS, _WRITES)
 
     async def fence(self, target: str, token: int) -> None:
         """Let the server refuse every lower token for a queue from now on."""

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from rbkit.adapters.redis_scripts import FENCE
+from rbkit.adapters.told import told
 from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, Refused, SettingsError, Unreachable
 
 __all__ = ["OWN", "RedisServer"]
@@ -72,6 +73,39 @@ class RedisServer:
         """Let the server refuse every lower token for a target from now on."""
         await self.run(FENCE, [self.fence_key(target), self.done_key("")], [token])
 
+    async def ping(self, reads: Sequence[Sequence[str]], writes: Sequence[Sequence[str]]) -> str:
+        """Say on one line what the server is, as whom we are there, and which commands its rules refuse us.
+
+        Args:
+            reads: Commands without which nothing works.
+            writes: Commands for changes.
+
+        Raises:
+            Refused: One of `reads` is refused, or the login is.
+            Unreachable: The server was not reached.
+        """
+        info = await self.ask(lambda client: client.info("server"))
+        who = await self._hidden(lambda client: client.acl_whoami())
+        if who is None:
+            return f"Redis {told(info.get('redis_version'))}; reads; it does not tell as whom, and what we may do"
+        lacking = [[line for line in lines if await self._denied(who, line)] for lines in (reads, writes)]
+        if lacking[0]:
+            raise Refused(f"{self.name} refuses {told(who)}: {_lines(lacking[0])}.", todo="Widen the user's ACL rules.")
+        may = f"reads, but may not: {_lines(lacking[1])}" if lacking[1] else "reads and writes, as far as it tells"
+        return f"Redis {told(info.get('redis_version'))}, as {told(who)}; {may}"
+
+    async def _denied(self, who: Any, command: Sequence[str]) -> bool:
+        """Whether the server says that it would refuse a command; it runs nothing, and knows this since 7.0."""
+        said = await self._hidden(lambda client: client.acl_dryrun(who, *command))
+        return said is not None and bytes(said) != b"OK"
+
+    async def _hidden(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Ask what not everybody may ask, and not every version knows; None then."""
+        try:
+            return await self.ask(work)
+        except (Refused, BadAnswer):
+            return None
+
     def stale(self, highest: int, token: int) -> Refused:
         """Say that somebody else has the target."""
         words = f"{self.name} says that somebody with a newer lease acts on the target"
@@ -119,6 +153,10 @@ def _errors() -> tuple[type[Exception], ...]:
     from redis.exceptions import RedisError
 
     return RedisError, OSError, EOFError, ValueError
+
+
+def _lines(commands: Sequence[Sequence[str]]) -> str:
+    return ", ".join(" ".join(command[:2]) if command[0] == "config" else command[0] for command in commands)
 
 
 def _checked(url: str) -> str:

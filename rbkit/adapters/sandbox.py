@@ -43,6 +43,11 @@ class SandboxBalancer(LoadBalancer):
         """Announce a token to the balancer."""
         await _announce(self._http, target, token)
 
+    async def ping(self) -> str:
+        """List all members; whoever has the token may do everything."""
+        found = _models(Member, await self._http.read("/members"), "members")
+        return f"{self._http.name}, {self._http.who}; reads and writes, {len(found)} member(s)"
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
@@ -76,6 +81,11 @@ class SandboxServices(ServiceManager):
     async def fence(self, target: str, token: int) -> None:
         """Announce a token to the supervisor; it answers when what was under way on the instance has ended."""
         await _announce(self._http, target, token)
+
+    async def ping(self) -> str:
+        """List all services; whoever has the token may do everything."""
+        found = _models(Service, await self._http.read("/services"), "services")
+        return f"{self._http.name}, {self._http.who}; reads and writes, {len(found)} instance(s)"
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import SecretStr
 
+from rbkit.adapters.told import told, user
 from rbkit.costs import bounded, spend
 from rbkit.errors import AdapterError, BadAnswer, Refused, SettingsError, Unreachable
 from rbkit.ports import Bound, Language, Window
@@ -36,6 +37,11 @@ Source: https://www.postgresql.org/docs/current/errcodes-appendix.html, https://
 """
 _DENIED_WORDS = ("authentication failed", "no password supplied", "pg_hba.conf")
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgresql+psycopg": "postgresql+psycopg", "sqlite": "sqlite"}
+_PINGS = {
+    "postgresql": "SELECT (current_setting('is_superuser') = 'on')::int AS value, current_user AS who, "
+    "current_setting('server_version') AS version",
+    "sqlite": "SELECT count(*) AS value, sqlite_version() AS version FROM sqlite_master",
+}
 _Rows = list[tuple[Any, ...]]
 
 
@@ -88,6 +94,21 @@ class SqlMetrics:
             Unreachable: It was not reached, or did not answer in time.
         """
         return await asyncio.to_thread(self._ask, query, window)
+
+    async def ping(self) -> str:
+        """Ask as whom we are there, and which version it is.
+
+        Raises:
+            Refused: The user may not log in.
+            BadAnswer: It is no database, or answers oddly.
+            Unreachable: It was not reached, or did not answer in time.
+        """
+        now, kind = datetime.now(UTC), self._url.get_backend_name()
+        found = (await self.query(Bound(_PINGS[kind], {}), Window(now, now, 1.0))).iloc[0]
+        if kind == "sqlite":
+            return f"SQLite {told(found['version'])}, as {user()}; reads, the file is opened for nothing else"
+        super_ = ", though a superuser: give it a user that may only read" if found["value"] else ""
+        return f"PostgreSQL {told(found['version'])}, as {told(found['who'])}; reads in read-only transactions{super_}"
 
     async def aclose(self) -> None:
         """Nothing to give back: each question has a connection of its own."""

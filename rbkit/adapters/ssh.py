@@ -10,26 +10,29 @@ import os
 import shlex
 import signal
 import stat
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rbkit.adapters.told import told
 from rbkit.errors import BadAnswer, MayHaveActed, NotFound, Refused, SettingsError, Unreachable
 from rbkit.values import human, seconds
 
 if TYPE_CHECKING:
     from asyncssh import SSHClientConnection, SSHClientProcess, SSHReader
 
-__all__ = ["Local", "Ran", "Runner", "Ssh", "certainly", "read", "runner"]
+__all__ = ["Local", "Ran", "Runner", "Ssh", "able", "certainly", "read", "runner"]
 
 LARGEST = 1_000_000
 """The most that a program may print on one of its outputs, bytes."""
 _LONGEST = 100_000
 _GRACE_S = 1.0
 """How long an end is waited for: of outputs that a program left open, of a program that was told to end; seconds."""
+_LOOK_S = 5.0
+_ID, _TEST = "/usr/bin/id", "/usr/bin/test"
 _VARIABLES = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 _OTHER_KEY = "Compare its key with the one that its administrator names, then write it into the known hosts file."
 _NO_ENTRY = "Check the user and that the server knows the key."
@@ -83,6 +86,28 @@ async def read(machine: Runner, argv: Sequence[str], timeout_s: float) -> Ran:
         return await machine.run(argv, timeout_s)
     except MayHaveActed as error:
         raise BadAnswer(error.what) from error
+
+
+async def able(machine: Runner, programs: Iterable[str]) -> str:
+    """Look whether programs are there and may be run by us.
+
+    Args:
+        machine: Where.
+        programs: Their absolute paths.
+
+    Returns:
+        As whom we are there.
+
+    Raises:
+        Refused: One is missing or may not be run, or the machine said no.
+        BadAnswer: It gave no usable answer in time.
+        Unreachable: The machine was not reached.
+    """
+    who = told((await read(machine, [_ID, "-un"], _LOOK_S)).out)
+    for program in dict.fromkeys(programs):
+        if (await read(machine, [_TEST, "-x", program], _LOOK_S)).code:
+            raise Refused(f"{program} is not there, or {who} may not run it.", todo="Check the path and its mode.")
+    return who
 
 
 def certainly(ran: Ran, name: str, refused: Sequence[int] = (), missing: Sequence[int] = ()) -> None:

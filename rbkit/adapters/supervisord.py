@@ -16,6 +16,7 @@ from xml.parsers import expat
 import httpx2
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
+from rbkit.adapters.told import told
 from rbkit.capability import State, read
 from rbkit.costs import bounded, spend
 from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, NotFound, Refused, SettingsError, Unreachable
@@ -94,6 +95,26 @@ class Supervisord(ServiceManager):
         """Read a process's state."""
         _, found = await self._find(target)
         return dict(found.model_dump(mode="json"))
+
+    async def ping(self) -> str:
+        """Ask for the version and the state; whoever gets in may do everything.
+
+        Raises:
+            Unreachable: supervisord was not reached.
+            Refused: It does not know who asks.
+            BadAnswer: It answers oddly, or is about to end.
+        """
+        try:
+            version, state = [
+                await self._rpc.call(method, lost=Unreachable, timeout_s=TIMEOUT_S)
+                for method in ("getSupervisorVersion", "getState")
+            ]
+        except xmlrpc.client.Fault as fault:
+            raise BadAnswer(f"supervisord does not tell its state: {fault.faultString}") from fault
+        name = state.get("statename") if isinstance(state, dict) else None
+        if name != "RUNNING":
+            raise BadAnswer(f"supervisord is in the state {told(name)}.", todo="Look whether it ends or starts again.")
+        return f"supervisord {told(version)}, {self._rpc.who}; reads and writes, {len(await self._all())} process(es)"
 
     async def apply(self, call: Call, key: str, token: int) -> None:
         """Restart, stop or start a process."""
@@ -216,6 +237,7 @@ class _Rpc:
         pair = f"{user}:{password.get_secret_value() if password else ''}".encode()
         self._headers = {"Authorization": f"Basic {base64.b64encode(pair).decode()}"} if user or password else {}
         self._client: httpx2.AsyncClient | None = None
+        self.who = f"as {user}" if user else "without a login"
 
     async def call(self, method: str, *arguments: Any, lost: type[AdapterError], timeout_s: float) -> Any:
         """Call a method of supervisord.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rbkit.adapters.ssh import certainly, read, runner
+from rbkit.adapters.ssh import able, certainly, read, runner
 from rbkit.capability import read as reads_only
 from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, NotFound, SettingsError
 from rbkit.facts import Call
@@ -69,6 +69,23 @@ class Systemd(ServiceManager):
         if found.state == "missing":
             raise NotFound(f"systemd knows no unit {target!r}.", todo="Check the units of the environment file.")
         return found.model_dump(mode="json")
+
+    async def ping(self) -> str:
+        """Look whether the programs may be run by us, and show all units.
+
+        Raises:
+            NotFound: systemd does not know one of the units.
+            Refused: A program may not be run.
+            BadAnswer: systemd answers oddly, or is not what runs there.
+            Unreachable: The machine was not reached.
+        """
+        who = await able(self._machine, [*self._through[:1], self._systemctl])
+        found = await self._show(list(self._services)) if self._services else []
+        missing = [one.name for one in found if one.state == "missing"]
+        if missing:
+            raise NotFound(f"systemd knows no {', '.join(missing)}.", todo="Check the units of the environment file.")
+        through = f"writes through {self._through[0]}" if self._through else "writes as far as polkit lets us"
+        return f"systemd with {len(found)} unit(s), as {who}; reads and {'writes' if who == 'root' else through}"
 
     async def apply(self, call: Call, key: str, token: int) -> None:
         """Restart, stop or start a unit; a unit that failed on the way down counts as stopped."""

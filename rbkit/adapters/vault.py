@@ -282,12 +282,14 @@ def _answered(ask: Callable[[Any], Any], client: Any) -> Any:
     """Ask, and hand back what comes: the answer or the exception, which must not lie under another one."""
     from hvac.exceptions import VaultError
     from requests import RequestException
+    from urllib3.exceptions import HTTPError  # requests lets some of them through
 
     try:
         return ask(client)
     except (
         VaultError,
         RequestException,
+        HTTPError,
         OSError,
         AttributeError,
         TypeError,

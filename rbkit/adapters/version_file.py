@@ -6,6 +6,7 @@ version. A deployment puts another `current` in its place and restarts the servi
 
 import asyncio
 import math
+import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from rbkit.adapters.supervisord import Supervisord, chosen
+from rbkit.adapters.told import user
 from rbkit.capability import State, read
 from rbkit.errors import AdapterError, BadAnswer, MayHaveActed, NotFound, Refused
 from rbkit.facts import Call
@@ -65,6 +67,21 @@ class VersionFile(Deployments):
         found = await self._processes.instances(target)
         ready = sum(_is_ready(process, since) for process in found)
         return {"version": version, "ready": ready, "wanted": len(found)}
+
+    async def ping(self) -> str:
+        """Ping supervisord, read what is chosen in every folder, and look whether we may choose.
+
+        Raises:
+            Unreachable: supervisord was not reached, or what is chosen cannot be read.
+            BadAnswer: The releases cannot be listed, or supervisord answers oddly.
+            Refused: supervisord does not know who asks.
+        """
+        for folder in self._folders.values():
+            chosen(folder / "current")
+            _releases(folder)
+        kept = [str(folder) for folder in self._folders.values() if not os.access(folder, os.W_OK | os.X_OK)]
+        may = f"reads; {user()} may not write {', '.join(kept)}" if kept else f"reads and writes as {user()}"
+        return f"{len(self._folders)} folder(s) of releases: {may}; {await self._processes.ping()}"
 
     async def apply(self, call: Call, key: str, token: int) -> None:
         """Choose a version and restart the processes that do not run it yet."""

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,7 +68,7 @@ class Answer:
         return self.data.encode() if isinstance(self.data, str) else json.dumps(self.data).encode()
 
 
-class Double:
+class Double(ABC):
     """A server on loopback, on a free port, in threads of its own; used as a context manager.
 
     A subclass gives the answers. One request is answered at a time, so that its state needs no lock.
@@ -85,9 +86,9 @@ class Double:
         """Its address."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
+    @abstractmethod
     def answer(self, request: Request) -> Answer:
         """Answer one request."""
-        raise NotImplementedError
 
     def take(self, request: Request) -> Answer:
         """Note a request and answer it."""

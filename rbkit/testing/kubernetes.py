@@ -7,6 +7,7 @@ Source: https://kubernetes.io/docs/reference/using-api/api-concepts/
 Source: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/status/
 Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/
 Source: https://kubernetes.io/docs/concepts/scheduling-eviction/api-eviction/
+Source: https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/self-subject-access-review-v1/
 """
 
 import copy
@@ -27,6 +28,12 @@ _KINDS = {
     "statefulsets": ("apis/apps/v1", "apps/v1", "StatefulSet"),
     "horizontalpodautoscalers": ("apis/autoscaling/v2", "autoscaling/v2", "HorizontalPodAutoscaler"),
 }  # fmt: skip
+_ABOUT = {
+    "/version": ("", ""),
+    "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews": ("authorization.k8s.io/v1", "SelfSubjectAccessReview"),
+    "/apis/authentication.k8s.io/v1/selfsubjectreviews": ("authentication.k8s.io/v1", "SelfSubjectReview"),
+}
+_ATTRIBUTES = {"namespace", "verb", "group", "version", "resource", "subresource", "name"}
 _PATH = re.compile(r"/(api/v1|apis/[a-z]+/v[0-9]+)/namespaces/([^/]+)/([a-z]+)(?:/([^/]+))?(?:/([^/]+))?")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
@@ -116,6 +123,8 @@ class Kubernetes(Double):
         return answer
 
     def _answered(self, request: Request) -> Answer:
+        if request.path in _ABOUT:
+            return self._about(request)
         kind, name, sub = self._route(request)
         verb = "list" if request.method == "GET" and not name else _VERBS.get(request.method, "")
         self._admit(request, verb, f"{kind}/{sub}" if sub else kind)
@@ -134,6 +143,21 @@ class Kubernetes(Double):
             self.objects.drop(kind, name)
         return Answer(200, thing)
 
+    def _about(self, request: Request) -> Answer:
+        """Tell the version, who asks, and what they may do."""
+        if (request.method == "GET") != (request.path == "/version"):
+            raise _Problem(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        allowed = self._known(request)
+        if request.method == "GET":
+            return Answer(200, {"major": "1", "minor": "30", "gitVersion": "v1.30.0-double"})
+        version, kind = _ABOUT[request.path]
+        body = request.json
+        if (body.get("apiVersion"), body.get("kind")) != (version, kind):
+            raise _Problem(400, "BadRequest", f"the object provided is no {kind} of {version}")
+        if kind == "SelfSubjectReview":
+            return Answer(201, body | {"status": {"userInfo": {"username": "double", "groups": []}}})
+        return Answer(201, body | {"status": {"allowed": _may(allowed, body.get("spec", {}), self.namespace)}})
+
     def _route(self, request: Request) -> tuple[str, str, str]:
         match = _PATH.fullmatch(request.path)
         group, namespace, kind, name, sub = match.groups(default="") if match else ("",) * 5
@@ -142,11 +166,15 @@ class Kubernetes(Double):
             raise _Problem(404, "NotFound", "the server could not find the requested resource")
         return kind, name, sub
 
-    def _admit(self, request: Request, verb: str, resource: str) -> None:
+    def _known(self, request: Request) -> set[tuple[str, str]] | None:
+        """Say what the request's token may do; None for everything."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme != "Bearer" or token not in self.tokens:
             raise _Problem(401, "Unauthorized", "Unauthorized")
-        allowed = self.tokens[token]
+        return self.tokens[token]
+
+    def _admit(self, request: Request, verb: str, resource: str) -> None:
+        allowed = self._known(request)
         if allowed is not None and (verb, resource) not in allowed:
             who = 'User "double" cannot'
             raise _Problem(403, "Forbidden", f'{resource} is forbidden: {who} {verb} resource "{resource}"')
@@ -213,6 +241,19 @@ class Kubernetes(Double):
         pod["metadata"]["deletionTimestamp"] = self.objects.now()
         self.objects.save("pods", pod)
         return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+
+
+def _may(allowed: set[tuple[str, str]] | None, spec: Thing, namespace: str) -> bool:
+    """Review an access as the API server does; only a resource in the group to which it belongs is ever granted."""
+    asked = spec.get("resourceAttributes", {})
+    unknown = (spec.keys() - {"resourceAttributes"}) | (asked.keys() - _ATTRIBUTES)
+    if unknown or not asked:
+        raise _Problem(422, "Invalid", "spec.resourceAttributes: exactly one of nonResourceAttributes or it is needed")
+    kind, sub = asked.get("resource", ""), asked.get("subresource", "")
+    group = _KINDS[kind][1].rpartition("/")[0] if kind in _KINDS else None
+    if asked.get("group", "") != group or asked.get("namespace", "") != namespace:
+        return False
+    return allowed is None or (asked.get("verb", ""), f"{kind}/{sub}" if sub else kind) in allowed
 
 
 def _body(request: Request) -> Thing:

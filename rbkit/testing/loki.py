@@ -55,7 +55,7 @@ class LokiDouble(Double):
         known = {
             ("POST", "/loki/api/v1/push"): self._push, ("GET", "/loki/api/v1/query_range"): self._range,
             ("GET", "/loki/api/v1/labels"): self._labels,
-            ("GET", "/loki/api/v1/status/buildinfo"): lambda _: Answer(200, {"version": "3.0.0-double"}),
+            ("GET", "/loki/api/v1/status/buildinfo"): self._build,
         }  # fmt: skip
         handler = known.get((request.method, request.path))
         if handler is None:
@@ -74,6 +74,9 @@ class LokiDouble(Double):
             raise ValueError("entry has timestamp too old")
         self._entries |= {(e.time, e.line, json.dumps(e.labels, sort_keys=True)): e for e in entries}
         return Answer(204)
+
+    def _build(self, request: Request) -> Answer:
+        return Answer(200, {"version": "3.0.0-double", "revision": "", "branch": "", "goVersion": ""})
 
     def _labels(self, request: Request) -> Answer:
         """List the names of labels; where there are none the field is left out."""

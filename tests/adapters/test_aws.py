@@ -20,6 +20,7 @@ from botocore.exceptions import (
     SSLError,
 )  # fmt: skip
 from botocore.parsers import ResponseParserError
+from pings import pinged
 
 from rbkit.adapters.aws import AutoScalingGroups
 from rbkit.errors import BadAnswer, MayHaveActed, NotFound, Refused, SettingsError, Unreachable
@@ -243,3 +244,28 @@ def test_without_its_extra_the_adapter_says_what_to_install(monkeypatch) -> None
     monkeypatch.setitem(sys.modules, "botocore.exceptions", None)
     with pytest.raises(SettingsError, match="extra `aws`"):
         state("http://127.0.0.1:1")
+
+
+def test_ping_says_that_reading_works_and_no_more(aws, nobody) -> None:
+    """The API does not tell whether a size may be set."""
+    assert "a group is there; it does not tell" in pinged(AutoScalingGroups("eu-central-1", aws.url))
+    aws.described = Answer(200, GROUPS.format(""))
+    assert "no group is there" in pinged(AutoScalingGroups("eu-central-1", aws.url))
+    with pytest.raises(Unreachable):
+        pinged(AutoScalingGroups("eu-central-1", nobody))
+    aws.described = Answer(403, ERROR.format("AccessDenied", "not authorized to perform"))
+    with pytest.raises(Refused, match="not authorized"):
+        pinged(AutoScalingGroups("eu-central-1", aws.url))
+
+
+def test_ping_names_the_profile_and_refuses_an_unknown_form(monkeypatch) -> None:
+    """Whose credentials are used is told by the profile's name."""
+    answers = [{"AutoScalingGroups": []}, {}]
+
+    async def asked(self: AutoScalingGroups, method: str, **more: Any) -> Any:
+        return answers.pop(0)
+
+    monkeypatch.setattr(AutoScalingGroups, "_asked", asked)
+    assert "profile ops; reads" in pinged(AutoScalingGroups("eu-central-1", profile="ops"))
+    with pytest.raises(BadAnswer, match="unknown form"):
+        pinged(AutoScalingGroups("eu-central-1"))

@@ -14,6 +14,7 @@ import pytest
 from botocore.parsers import ResponseParserError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pings import pinged
 from servers.moto import moto
 
 from rbkit.adapters import cloudwatch, cloudwatch_api
@@ -424,3 +425,20 @@ def test_an_answer_that_cannot_be_parsed_is_a_bad_answer(monkeypatch) -> None:
     monkeypatch.setattr(Api, "_made", lambda self: Broken())
     with pytest.raises(BadAnswer, match="does not document"):
         asyncio.run(CloudWatchMetrics(REGION).query(CPU, WINDOW))
+
+
+def test_ping_needs_the_rights_that_a_question_needs(aws, nobody, monkeypatch) -> None:
+    """Metrics are asked for and listed, lines looked for; what is missing is told."""
+    assert "eu-central-1, with the credentials that every AWS tool finds; reads" in pinged(
+        CloudWatchMetrics(REGION, aws)
+    )
+    assert "reads /shop, 0 line(s) right now" in pinged(CloudWatchLogs("/shop", REGION, aws))
+    with pytest.raises(NotFound):
+        pinged(CloudWatchLogs("/no-such", REGION, aws))
+    for source in (CloudWatchMetrics(REGION, nobody), CloudWatchLogs("/shop", REGION, nobody)):
+        with pytest.raises(Unreachable):
+            pinged(source)
+    assert Api("logs", REGION, "", "ops").who == "profile ops"
+    monkeypatch.setattr(Api, "pages", lambda *asked: iter([{}]))
+    with pytest.raises(BadAnswer, match="does not document"):
+        pinged(CloudWatchMetrics(REGION, aws))

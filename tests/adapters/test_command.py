@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import pytest
+from pings import pinged
 
 from rbkit.adapters.command import Programs
 from rbkit.errors import BadAnswer, MayHaveActed, NotFound, Refused, SettingsError
@@ -152,3 +153,16 @@ def test_an_undo_that_does_not_lead_back_is_none() -> None:
 def test_how_long_a_change_may_take_to_show_is_an_option() -> None:
     """For this capability only."""
     assert Programs(shows_within="2m").shows_within_s == 120.0 and Programs.shows_within_s == 20.0
+
+
+def test_ping_runs_nothing_and_names_a_program_that_is_missing(tmp_path) -> None:
+    """Programs are only looked at: whether they are there, and whether we may run them."""
+    program = tmp_path / "look"
+    reads = Programs(reads={"look": [str(program)]})
+    with pytest.raises(Refused, match="look is not there"):
+        pinged(reads)
+    program.write_text("#!/bin/sh\ntouch was-run\n")
+    with pytest.raises(Refused, match="may not run it"):
+        pinged(reads)
+    program.chmod(0o755)
+    assert pinged(reads).endswith("; reads") and not (tmp_path / "was-run").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pings import pinged
 
 from rbkit.adapters import disk as module
 from rbkit.adapters.disk import LocalDisk
@@ -402,3 +403,14 @@ def test_a_path_that_cannot_be_read_is_no_usage(path, error) -> None:
 def test_time_is_real_outside_of_tests() -> None:
     """A file that was written now is not old."""
     assert abs(LocalDisk()._moment("x") - time.time()) < 5
+
+
+def test_ping_names_the_clean_ups_that_cannot_be_done(tmp_path, monkeypatch) -> None:
+    """A folder that is not there is an error; one that we may not write is named."""
+    disk = LocalDisk({"logs": {"path": str(tmp_path / "logs"), "pattern": "*.log", "older_than": "1d"}})
+    with pytest.raises(Unreachable, match="of logs cannot be opened"):
+        pinged(disk)
+    (tmp_path / "logs").mkdir()
+    assert pinged(disk).endswith("reads and writes")
+    monkeypatch.setattr(os, "access", lambda *asked, **how: False)
+    assert pinged(disk).endswith("reads, but may remove nothing of: logs")

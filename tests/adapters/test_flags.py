@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pings import ping_of, pinged
 from pydantic import SecretStr
 
 from rbkit.adapters.flags import HttpFlags, element
@@ -160,3 +161,13 @@ def test_any_name_is_one_element_of_a_path(name) -> None:
 
     found = element(name)
     assert unquote(found) == name and not set(found) & set("/?#;:@ \r\n")
+
+
+def test_ping_tells_a_missing_right_and_nobody(server, nobody) -> None:
+    """That there is nothing of that name is an answer; a login that is wrong is told."""
+    for status, body in ((200, {}), (404, {"error": "none"})):
+        assert "answers, without credentials" in server.json(body, status).use(lambda url: ping_of(HttpFlags(url)))
+    with pytest.raises(BadAnswer, match="403"):
+        server.json({"error": "forbidden"}, 403).use(lambda url: ping_of(HttpFlags(url)))
+    with pytest.raises(Unreachable):
+        pinged(HttpFlags(nobody))

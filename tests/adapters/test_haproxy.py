@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pings import pinged
 from servers.haproxy import Balancer, haproxy
 
 from rbkit.adapters import haproxy as module
@@ -265,6 +266,13 @@ def test_an_answer_without_end_is_cut_off(tmp_path) -> None:
             answered(tmp_path, replies, work)
 
 
+@pytest.mark.parametrize("said", [b"\xff\xfe\n\n", b"\x00\x01\n\n"])
+def test_nonsense_is_no_refusal(tmp_path, said) -> None:
+    """What no HAProxy says leaves a doubt: nobody knows who has answered, and what became of the command."""
+    with pytest.raises(MayHaveActed, match="no HAProxy"):
+        answered(tmp_path, [(STATES + STATS).encode(), said], lambda b: b.apply(DRAIN, "key", 1))
+
+
 @pytest.mark.parametrize("address", ["/no/such.sock", f"/{'x' * 200}/s", "127.0.0.1:1", "no-such-host.invalid:1"])
 def test_nobody_there_is_unreachable(address) -> None:
     """No socket, a path that is too long, a closed port, an unknown host: it was never reached."""
@@ -280,3 +288,18 @@ def test_settings_that_cannot_be_meant_so_are_refused(address, backends) -> None
     """A socket is a path or host and port; each service has a backend of its own, with a name that can be one."""
     with pytest.raises(SettingsError, match="haproxy"):
         HAProxy(address, backends)
+
+
+def test_ping_says_which_level_the_socket_has(real, tmp_path) -> None:
+    """A socket of another level shows everything and changes nothing: that is told."""
+    assert "level admin; reads and writes" in pinged(HAProxy(str(real.socket)))
+    assert "changes need a socket of level admin" in pinged(HAProxy(f"{real.socket}.operator"))
+    with pytest.raises(Unreachable):
+        pinged(HAProxy(str(tmp_path / "no-such")))
+
+
+@pytest.mark.parametrize("reply", [b"\n", b"Unknown command\n\n", b"Version: 2.6\n\nwizard\n\n"])
+def test_ping_of_something_else_is_a_bad_answer(tmp_path, reply) -> None:
+    """What answers is no HAProxy that we know."""
+    with pytest.raises(BadAnswer, match="did not say"):
+        answered(tmp_path, [reply], lambda one: one.ping())

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pings import ping_of, pinged
 
 from rbkit.adapters.http_deployments import HttpDeployments
 from rbkit.errors import BadAnswer, MayHaveActed, SettingsError, Unreachable
@@ -130,3 +131,15 @@ def test_how_long_a_deployment_may_take_is_an_option() -> None:
     """For this capability only."""
     assert HttpDeployments("http://127.0.0.1:1", shows_within="10m").shows_within_s == 600.0
     assert HttpDeployments.shows_within_s == 300.0
+
+
+def test_ping_tells_a_missing_right_and_nobody(server, nobody) -> None:
+    """That there is nothing of that name is an answer; a login that is wrong is told."""
+    for status, body in ((200, {}), (404, {"error": "none"})):
+        assert "answers, without credentials" in server.json(body, status).use(
+            lambda url: ping_of(HttpDeployments(url))
+        )
+    with pytest.raises(BadAnswer, match="403"):
+        server.json({"error": "forbidden"}, 403).use(lambda url: ping_of(HttpDeployments(url)))
+    with pytest.raises(Unreachable):
+        pinged(HttpDeployments(nobody))

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pings import pinged
 
 from rbkit.adapters import journald
 from rbkit.adapters.journald import Journald
 from rbkit.costs import counted
-from rbkit.errors import BadAnswer, ParameterError, SettingsError, Unreachable
+from rbkit.errors import BadAnswer, ParameterError, Refused, SettingsError, Unreachable
 from rbkit.ports import Window
 from rbkit.tape import keep, pack_frame
 
@@ -253,3 +254,30 @@ def test_too_much_is_refused_on_the_way(journal, tmp_path, monkeypatch) -> None:
 def test_a_time_that_no_table_can_hold_is_a_bad_answer(journal) -> None:
     """An entry of the year 200000 is outside every window, and breaks nothing."""
     assert journal(entry(__REALTIME_TIMESTAMP="9" * 20)).empty
+
+
+SHOWN = '{"__REALTIME_TIMESTAMP": "1", "MESSAGE": "m"}'
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "named"),
+    [
+        (f"[ $1 = --version ] && echo 'systemd 252 (x)' || echo '{SHOWN}'", None, "systemd 252 (x), as "),
+        (f"[ $1 = --version ] || echo '{SHOWN}'", None, "journalctl, as "),
+        ("[ $1 != --version ] || echo systemd 252", Refused, "shows .* no entry"),
+        ("echo systemd 252", BadAnswer, "no journal"),
+        ("echo No journal files were opened >&2; exit 1", BadAnswer, "No journal files"),
+        ("sleep 60", Unreachable, "did not end"),
+    ],
+)
+def test_ping_says_whether_the_journal_is_shown_to_us(tmp_path, script, error, named) -> None:
+    """Who is not in the group sees nothing, which is no empty journal."""
+    path = tmp_path / "journalctl"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    source = Journald(str(path), timeout_s=0.3 if error is Unreachable else 20)
+    if error is None:
+        assert named in pinged(source)
+        return
+    with pytest.raises(error, match=named):
+        pinged(source)

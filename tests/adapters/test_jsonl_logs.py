@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pings import pinged
 
 from rbkit.adapters import jsonl_logs
 from rbkit.adapters.jsonl_logs import JsonlLogs, _Reader
 from rbkit.costs import counted
-from rbkit.errors import BadAnswer, SettingsError, Unreachable
+from rbkit.errors import BadAnswer, NotFound, SettingsError, Unreachable
 from rbkit.ports import Window
 from rbkit.tape import keep, pack_frame
 from rbkit.values import human_bytes
@@ -300,3 +301,16 @@ def test_a_query_is_refused(tmp_path) -> None:
 def test_a_byte_order_mark_hides_no_line(tmp_path) -> None:
     """Some programs begin a file with one."""
     assert search(tmp_path, "\ufeff" + line())["message"].tolist() == ["good"]
+
+
+def test_ping_names_what_is_missing(tmp_path) -> None:
+    """No file that matches is an error: a slip in the path would look like a service without a word."""
+    source = JsonlLogs(str(tmp_path / "*.jsonl"))
+    with pytest.raises(NotFound, match="No file matches"):
+        pinged(source)
+    (tmp_path / "a.jsonl").mkdir()
+    with pytest.raises(Unreachable, match="Is a directory"):
+        pinged(source)
+    (tmp_path / "a.jsonl").rmdir()
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    assert pinged(source).startswith("1 file(s) of 3 B match ")

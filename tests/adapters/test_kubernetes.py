@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from lightkube import ConfigError
+from pings import pinged
 from servers.kubernetes import manifest
 
 from rbkit.adapters import kube_client
@@ -625,3 +626,71 @@ def test_without_its_extra_the_adapter_says_what_to_install(monkeypatch, tmp_pat
     monkeypatch.setitem(sys.modules, "lightkube", None)
     with pytest.raises(SettingsError, match="extra `kubernetes`"):
         used_with(Cluster(str(tmp_path / "k")), lambda cluster: cluster.read("pods", "a"))
+
+
+ADAPTERS: list[Any] = [
+    KubernetesBalancer, KubernetesDeployments, KubernetesServices, lambda **more: KubernetesScaler(most=5, **more),
+]  # fmt: skip
+REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+
+
+@pytest.mark.parametrize("make", ADAPTERS)
+def test_ping_names_exactly_the_verbs_that_are_missing(double, tmp_path, make) -> None:
+    """What the adapter uses and nothing else is asked for; without a right to read nothing works."""
+    adapter = make(kubeconfig=str(double.kubeconfig(tmp_path / "narrow", token="narrow")))
+    needed = {(verb, kind) for kind, verbs in adapter.uses.items() for verb in verbs}
+    double.tokens["narrow"] = set(needed)
+    assert "as double, namespace default; reads and writes" in pinged(adapter)
+    writes = sorted(one for one in needed if one[0] not in {"get", "list"})
+    double.tokens["narrow"] = needed - set(writes)
+    said = pinged(make(kubeconfig=str(tmp_path / "narrow"))).partition("reads, but may not: ")[2]
+    assert sorted(said.split(", ")) == [f"{verb} {kind}" for verb, kind in writes] or not writes
+    double.tokens["narrow"] = set(writes)
+    with pytest.raises(Refused, match=r"We may not: .*(get|list) .*in default"):
+        pinged(make(kubeconfig=str(tmp_path / "narrow")))
+
+
+def test_what_an_adapter_uses_is_what_its_ping_asks_for(double, options, tmp_path) -> None:
+    """With no more rights than the ping asks for, every action works."""
+    narrow = {"kubeconfig": str(double.kubeconfig(tmp_path / "narrow", token="narrow"))}
+    for adapter, action, target, more in (
+        (KubernetesScaler(most=5, **narrow), "scale", "checkout", {"wanted": 3}),
+        (KubernetesServices(**narrow), "restart", "deployment/checkout", {}),
+        (KubernetesServices(**narrow), "restart", "statefulset/store", {}),
+        (KubernetesServices(**narrow), "restart", "store-0", {}),
+        (KubernetesBalancer(**narrow), "drain", "store-1", {}),
+    ):
+        double.tokens["narrow"] = {(verb, kind) for kind, verbs in adapter.uses.items() for verb in verbs}
+        call = Call(capability="c", action=action, target=target, arguments=more)
+
+        async def work(one: Any, call: Call = call) -> None:
+            await one.state(call.target)
+            await one.fence(call.target, 1)
+            await one.apply(call, "key", 1)
+
+        used_with(adapter, work)
+
+
+def test_ping_of_something_else_is_told(double, options) -> None:
+    """A wrong token, an odd version, an odd review, nothing at all; a cluster that does not name us is fine."""
+    made = lambda: KubernetesScaler(most=5, **options)  # noqa: E731
+    for path, reply in (
+        ("GET /version", Answer(200, "x")), ("GET /version", Answer(200, [])), (f"POST {REVIEW}", Answer(201, {})),
+        ("GET /version", Answer(500, {"message": "no"})),
+    ):  # fmt: skip
+        double.script.append((path, reply))
+        with pytest.raises(BadAnswer):
+            pinged(made())
+    double.script.append(("GET /version", Answer(401, {"message": "Unauthorized"})))
+    with pytest.raises(Refused, match="401"):
+        pinged(made())
+    double.script.append(("POST selfsubjectreviews", Answer(404, {"message": "not found"})))
+    assert "as somebody whom it does not name" in pinged(made())
+
+
+def test_ping_of_a_cluster_that_is_gone_is_unreachable(tmp_path) -> None:
+    """Nobody listens there any more."""
+    with Kubernetes() as double:
+        config = str(double.kubeconfig(tmp_path / "gone"))
+    with pytest.raises(Unreachable):
+        pinged(KubernetesDeployments(config))

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pings import pinged
 from servers.nginx import Upstream, nginx
 
 from rbkit.adapters import nginx as module
@@ -416,3 +417,26 @@ def test_a_member_behind_a_socket_is_healthy(tmp_path) -> None:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
         assert asyncio.run(module._takes_connections(f"unix:{tmp_path}/s")) is True
+
+
+def test_ping_has_the_configuration_tested(real) -> None:
+    """One that does not pass could not be loaded: that is told, and so is a program that is not there."""
+    assert pinged(Nginx(**real.options)).endswith("reads and writes")
+    with pytest.raises(Refused, match="cannot be run"):
+        pinged(Nginx(**{**real.options, "program": "/no-such"}))
+    with pytest.raises(Refused, match="refuses the file"):
+        pinged(Nginx(**{**real.options, "config": "/no-such"}))
+
+
+def test_ping_says_when_we_may_only_read(real, monkeypatch) -> None:
+    """Without the right to write the file, or to signal nginx, nothing can be changed."""
+    options = real.options
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *asked, **how: False)
+        assert "reads; may not write the file" in pinged(Nginx(**options))
+
+    def refused(pid: int, number: int) -> None:
+        raise PermissionError(1, "no")
+
+    monkeypatch.setattr(os, "kill", refused)
+    assert "or not signal nginx" in pinged(Nginx(**options))

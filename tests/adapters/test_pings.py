@@ -1,5 +1,6 @@
 """A ping tells what is missing: an odd answer, a refused connection or a missing right is never called reachable."""
 
+import os
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from rbkit.adapters.jaeger import Jaeger
 from rbkit.adapters.loki import Loki
 from rbkit.adapters.prometheus import Prometheus
 from rbkit.adapters.tempo import Tempo
-from rbkit.adapters.told import told
+from rbkit.adapters.told import told, user
 from rbkit.errors import BadAnswer, Refused, Unreachable
 from rbkit.testing.double import Answer
 from rbkit.testing.elasticsearch import ElasticsearchDouble
@@ -82,7 +83,14 @@ def test_what_a_server_tells_about_itself_is_kept_to_one_line() -> None:
     about = {"data": {"application": "Mimir\x1b[31m\nx", "version": "2" * 500}}
     said = answered("prometheus", {"/api/v1/query": NONE, "/api/v1/status/buildinfo": about})
     assert said.startswith("Mimir [31m x 222") and len(said) < 200
-    assert [told(None), told(" a\tb "), told(0)] == ["unknown", "a b", "0"]
+    assert [told(None), told(" a\tb "), told(0), told(b"a\xff")] == ["unknown", "a b", "0", "a\ufffd"]
+
+
+def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose image does not know its user."""
+    assert user()
+    monkeypatch.setattr(os, "geteuid", lambda: 3_999_999)
+    assert user() == "user 3999999"
 
 
 def test_who_asks_is_told_without_the_secret() -> None:

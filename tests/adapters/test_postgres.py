@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from pings import pinged
 from pydantic import SecretStr
 from servers import binary
 from servers.faulty import Faulty
@@ -245,8 +246,8 @@ def test_a_call_that_has_ended_uses_no_connection() -> None:
     """A thread that was still connecting when its time was up stops before it asks."""
     wire = module._Wire()
     wire.cut()
-    with pytest.raises(TimeoutError), wire.lent(3):
-        pass
+    with pytest.raises(TimeoutError):
+        wire.lend(3)
     assert not wire.over
 
 
@@ -296,3 +297,13 @@ def test_a_missing_extra_is_said_with_its_name(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(SettingsError, match=r"rbkit\[postgres\]"):
         ask("postgresql://a@127.0.0.1:1/x", lambda db: db.sessions())
+
+
+def test_ping_says_which_role_is_missing(server, nobody) -> None:
+    """Without one role others' sessions are not seen, without the other one they cannot be ended."""
+    assert "as helper; reads and writes" in pinged(Postgres(server.format("helper")))
+    assert "as seer; reads; to end others' sessions, GRANT pg_signal" in pinged(Postgres(server.format("seer")))
+    with pytest.raises(Refused, match="sessions to nobody"):
+        pinged(Postgres(server.format("nobody")))
+    with pytest.raises(Unreachable):
+        pinged(Postgres(f"postgresql://u@{nobody.removeprefix('http://')}/x"))

@@ -12,6 +12,7 @@ import aio_pika
 import aiormq
 import httpx2
 import pytest
+from pings import pinged
 from pydantic import SecretStr
 from servers.faulty import Faulty
 from servers.rabbitmq import Rabbit, rabbitmq
@@ -470,3 +471,53 @@ def test_a_missing_extra_is_said_with_its_name(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "aiormq.exceptions", None)
     with pytest.raises(SettingsError, match=r"rbkit\[rabbitmq\]"):
         rabbitmq_line._errors()
+
+
+@pytest.fixture
+def clerk(mq) -> Iterator[Callable[..., RabbitQueue]]:
+    """Make a user with permissions, and an adapter that is this user."""
+
+    def made(tags: str, **permissions: str) -> RabbitQueue:
+        manage(mq, "PUT", "/api/users/clerk", {"password": "guest", "tags": tags})
+        if permissions:
+            manage(mq, "PUT", "/api/permissions/%2F/clerk", {"configure": "", "write": "", "read": "", **permissions})
+        return RabbitQueue(mq.api, mq.amqp, GUEST, "clerk")
+
+    yield made
+    manage(mq, "DELETE", "/api/users/clerk")
+
+
+@pytest.mark.parametrize(
+    ("tags", "permissions", "named"),
+    [
+        ("administrator", {"configure": ".*", "read": ".*"}, "as clerk, virtual host /; reads, but may nowhere: write"),
+        ("management", {"configure": ".*", "read": ".*"}, "told to administrators only"),
+    ],
+)
+def test_ping_says_what_we_may_do(clerk, tags, permissions, named) -> None:
+    """As far as the server tells whoever asks."""
+    assert named in pinged(clerk(tags, **permissions))
+
+
+def test_ping_without_the_rights_that_every_look_needs_is_refused(mq, clerk, nobody) -> None:
+    """No tag, no permission, a wrong password, nobody there."""
+    with pytest.raises(BadAnswer, match="401"):
+        pinged(clerk(""))
+    with pytest.raises(Refused, match="permissions"):
+        pinged(clerk("management", configure="x"))
+    with pytest.raises(BadAnswer, match="401"):
+        pinged(RabbitQueue(mq.api, mq.amqp, SecretStr("wrong"), "guest"))
+    with pytest.raises(Unreachable):
+        pinged(RabbitQueue(nobody, mq.amqp, GUEST, "guest"))
+
+
+def test_ping_of_something_else_is_a_bad_answer(mq, monkeypatch) -> None:
+    """It told about itself in another form."""
+    queue = RabbitQueue(mq.api, mq.amqp, GUEST, "guest")
+
+    async def odd(path: str) -> Any:
+        return []
+
+    monkeypatch.setattr(queue._http, "read", odd)
+    with pytest.raises(BadAnswer, match="unknown form"):
+        pinged(queue)

@@ -10,6 +10,7 @@ import pytest
 import redis as client
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pings import pinged
 from pydantic import SecretStr
 from servers.redis import redis
 
@@ -425,3 +426,40 @@ def test_no_two_messages_have_one_name(bases, parked) -> None:
 def test_a_sample_is_short() -> None:
     """Also of what has many bytes."""
     assert sample(b"abc") == "abc" and sample(b"a" * 201) == "a" * 199 + "…" and sample(b"\xff") == "\\xff"
+
+
+@pytest.fixture
+def ruled(url, direct) -> Iterator[Callable[[str], str]]:
+    """Make the user `rbkit` with these rules, and give the address as whom it is reached."""
+
+    def made(rules: str) -> str:
+        direct.execute_command("ACL", "SETUSER", "rbkit", "reset", "on", "nopass", "~*", *rules.split())
+        return url.replace("//", "//rbkit@")
+
+    yield made
+    direct.execute_command("ACL", "DELUSER", "rbkit")
+
+
+@pytest.mark.parametrize(
+    ("make", "rules", "named"),
+    [
+        (RedisCache, "+@all", "as rbkit; reads and writes"),
+        (RedisCache, "+@all -config|set -unlink", "reads, but may not: config set, unlink"),
+        (RedisQueue, "+@all -lrem", "reads, but may not: lrem"),
+        (RedisQueue, "+ping +info", "does not tell as whom"),
+        (RedisQueue, "+ping +info +acl|whoami", "as far as it tells"),
+    ],
+)
+def test_ping_says_what_the_rules_let_us_do(ruled, make, rules, named) -> None:
+    """Nothing is run for it; who may not ask what they may do is told so."""
+    assert named in pinged(make(ruled(rules), SecretStr("any")))
+
+
+def test_ping_without_the_rights_that_every_look_needs_is_refused(ruled, nobody) -> None:
+    """The command is named; a server that is gone is unreachable."""
+    with pytest.raises(Refused, match="config get"):
+        pinged(RedisCache(ruled("+@all -config|get"), SecretStr("any")))
+    with pytest.raises(Refused, match="info"):
+        pinged(RedisCache(ruled("+ping"), SecretStr("any")))
+    with pytest.raises(Unreachable):
+        pinged(RedisQueue(nobody.replace("http", "redis")))

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from pings import pinged
 from pydantic import SecretStr
 
 from rbkit.adapters.sandbox import SandboxBalancer, SandboxServices
@@ -115,3 +116,14 @@ def test_a_fence_that_is_not_confirmed_leaves_no_doubt_about_the_target(server, 
         ask(server.json({}, 404), kind, "fence", "a", 7)
     with pytest.raises(Unreachable, match="was not reached"):
         asyncio.run(kind(nobody, SecretStr("token")).fence("a", 7))
+
+
+@pytest.mark.parametrize("kind", [SandboxBalancer, SandboxServices])
+def test_ping_tells_a_wrong_token_an_odd_answer_and_nobody(server, nobody, kind) -> None:
+    """None of them is called reachable."""
+    with pytest.raises(BadAnswer, match="401"):
+        ask(server.json({"message": "who are you?"}, 401), kind, "ping")
+    with pytest.raises(BadAnswer, match="did not list"):
+        ask(server.json([]), kind, "ping")
+    with pytest.raises(Unreachable):
+        pinged(kind(nobody, SecretStr("token")))

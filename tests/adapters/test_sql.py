@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from pings import pinged
 from pydantic import SecretStr
 from servers.postgres import postgres
 
@@ -231,3 +232,20 @@ def test_an_infinite_time_is_told(database) -> None:
     """PostgreSQL knows moments that Python does not."""
     with pytest.raises(BadAnswer):
         ask(database, "SELECT 1 AS value, CAST('infinity' AS timestamptz) AS time")
+
+
+def test_ping_says_as_whom_and_warns_of_a_superuser(database, file, tmp_path) -> None:
+    """A superuser could act through functions, even in a transaction that only reads."""
+    assert "though a superuser" in pinged(SqlMetrics(database))
+    said = pinged(SqlMetrics(database.replace("postgres@", "nobody@")))
+    assert "as nobody; reads" in said and "superuser" not in said
+    assert "SQLite 3" in pinged(SqlMetrics(file))
+
+
+def test_ping_tells_what_is_no_database(tmp_path, nobody) -> None:
+    """A file of something else, and a server that is not there."""
+    (tmp_path / "text.db").write_text("no database " * 100)
+    with pytest.raises(BadAnswer, match="not a database"):
+        pinged(SqlMetrics(f"sqlite:///{tmp_path / 'text.db'}"))
+    with pytest.raises(Unreachable):
+        pinged(SqlMetrics(f"postgresql://u@{nobody.removeprefix('http://')}/x"))

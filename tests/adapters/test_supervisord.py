@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pings import pinged
 from pydantic import SecretStr
 from servers.supervisord import PASSWORD, USER, Supervisor, supervisord
 
@@ -350,3 +351,26 @@ def test_a_target_is_never_sent(real, target) -> None:
     with pytest.raises(NotFound):
         change(real.url, "stop", target)
     assert run(real.url, lambda s: s.state("web-1"))["state"] == "running"
+
+
+def test_ping_says_as_whom(real) -> None:
+    """Whoever gets in may do everything; a wrong password is told."""
+    url = f"http://127.0.0.1:{real.port}"
+    said = pinged(Supervisord(url, USER, SecretStr(PASSWORD)))
+    assert f"as {USER}; reads and writes, 4 process(es)" in said and PASSWORD not in said
+    with pytest.raises(Refused, match="401"):
+        pinged(Supervisord(url))
+
+
+@pytest.mark.parametrize(
+    ("results", "named"),
+    [
+        (["4.2", {"statecode": 0, "statename": "RESTARTING"}], "in the state RESTARTING"),
+        (["4.2", []], "in the state unknown"),
+        ([fault(6)], "does not tell"),
+    ],
+)
+def test_ping_of_one_that_ends_is_a_bad_answer(monkeypatch, results, named) -> None:
+    """It would not do what it is asked for."""
+    with pytest.raises(BadAnswer, match=named):
+        pinged(scripted(monkeypatch, *results))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pings import pinged
 from ports.test_service_manager_systemd import WORLD, systemctl
 
 from rbkit.adapters.systemd import Systemd
@@ -168,3 +169,26 @@ def test_a_unit_that_stands_twice_is_refused() -> None:
     """It would be two instances that are one."""
     with pytest.raises(SettingsError, match="stands twice"):
         Systemd({"a": [UNIT], "b": [UNIT]})
+
+
+def test_ping_names_units_and_programs_that_are_missing(services, tmp_path) -> None:
+    """A unit that systemd does not know, a program that is not there."""
+    assert "systemd with 1 unit(s)" in pinged(services)
+    (tmp_path / "units.json").write_text(json.dumps({"_": {"next": 1}}))
+    with pytest.raises(NotFound, match=r"systemd knows no checkout@1\.service"):
+        pinged(services)
+    with pytest.raises(Refused, match="no-such"):
+        pinged(Systemd({}, systemctl="/no-such"))
+    assert "systemd with 0 unit(s)" in pinged(Systemd({}, systemctl="/bin/true"))
+
+
+@pytest.mark.parametrize(("through", "named"), [(["/usr/bin/env"], "writes through /usr/bin/env"), ([], "as polkit")])
+def test_ping_of_somebody_who_is_not_root_says_how_changes_are_made(monkeypatch, through, named) -> None:
+    """As far as systemd lets us, or through another program."""
+
+    async def somebody(machine: Any, programs: Any) -> str:
+        assert list(programs) == [*through, "/usr/bin/systemctl"]
+        return "rbkit"
+
+    monkeypatch.setattr("rbkit.adapters.systemd.able", somebody)
+    assert named in pinged(Systemd({}, through=through))

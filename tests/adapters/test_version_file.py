@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pings import pinged
 from servers.supervisord import Supervisor, supervisord
 
 from rbkit.adapters import version_file as module
@@ -234,3 +235,11 @@ def test_the_newest_release_stands_first_among_the_others(folder) -> None:
     found = run(folder, "http://127.0.0.1:1", lambda d: d.versions("web"))
     assert [one.version for one in found] == ["one", "three", "four", "two"]
     assert found[0].deployed_at.tzinfo is UTC and found[1].deployed_at is None
+
+
+def test_ping_names_a_folder_that_we_may_not_write(real, tmp_path, monkeypatch) -> None:
+    """What is chosen must be readable; whether another one may be chosen is told."""
+    with pytest.raises(Unreachable, match="cannot be read"):
+        pinged(VersionFile({"web": str(tmp_path)}, real.url))
+    monkeypatch.setattr(os, "access", lambda *asked, **how: False)
+    assert f"may not write {real.folder}; supervisord" in pinged(VersionFile({"web": str(real.folder)}, real.url))

@@ -3,7 +3,10 @@
 import asyncio
 import importlib
 import inspect
+import json
 import pkgutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
@@ -83,7 +86,7 @@ from rbkit.testing.tempo import TempoDouble
 
 END = datetime.now(UTC)
 WINDOW = Window(END - timedelta(minutes=5), END, 5.0)
-OUTER_S = 15.0
+OUTER_S = 40.0
 """No call may take longer, whatever it waits for: far beyond every deadline, as the machine may be busy."""
 REGION, ANY = "eu-central-1", SecretStr("token")
 
@@ -492,7 +495,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Cluster.__init__, "__defaults__", ("", "", "", 2.0))
 
 
-def read(rig: Any, world: World, row: Row, fault: Fault | None, timeout: str) -> Any:
+def read(rig: Any, world: World, row: Row, fault: Fault | None, timeout: str, word: bytes = b"") -> Any:
     """Ask over the proxy as a run does; the proxy ends before the loop waits for threads."""
     journal = rig.open(run=f"20260101-000000-{uuid.uuid4().hex[:6]}").journal
     endpoints = Endpoints(journal, lambda endpoint: Limits(timeout=timeout))
@@ -500,7 +503,7 @@ def read(rig: Any, world: World, row: Row, fault: Fault | None, timeout: str) ->
 
     async def work() -> Any:
         async with asyncio.timeout(OUTER_S):
-            with FaultProxy(port, fault) as proxy:
+            with FaultProxy(port, fault, word) as proxy:
                 adapter = row.make(world, proxy.port)
                 try:
                     if row.errors:
@@ -573,6 +576,13 @@ def test_a_question_over_a_broken_network_ends_in_a_documented_error(rig, world,
         read(rig, world, ROWS[name], what, timeout)
 
 
+@pytest.mark.parametrize("name", ["SqlMetrics", "Postgres"])
+def test_a_database_may_fall_silent_while_the_library_looks_at_it(rig, world, name) -> None:
+    """What a library asks for itself after it has connected has a deadline, too, and leaves no thread behind."""
+    with pytest.raises(Unreachable):
+        read(rig, world, ROWS[name], Silence(), "0.4s", b"pg_catalog.version")
+
+
 @pytest.mark.parametrize("answer", PAGES)
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.pages])
 def test_a_wrong_page_is_no_answer(rig, world, name, answer) -> None:
@@ -609,3 +619,86 @@ def test_a_change_that_nobody_took_was_certainly_not_made(world, name) -> None:
     """Where nobody listens nothing is in doubt."""
     error, asked = change(world, ROWS[name], Refuse())
     assert type(error) is ROWS[name].never and not asked
+
+
+CHILD = """
+import asyncio, importlib, json, resource, sys
+from datetime import UTC, datetime, timedelta
+import pandas
+from rbkit.ports import Window
+module, name, options, verb, words = json.loads(sys.argv[1])
+adapter = getattr(importlib.import_module(module), name)(**options)
+window = Window(datetime.now(UTC) - timedelta(minutes=5), datetime.now(UTC), 5.0)
+
+async def main():
+    try:
+        await getattr(adapter, verb)(*(window if word == "WINDOW" else word for word in words))
+    except Exception as error:
+        return type(error).__name__
+    finally:
+        await adapter.aclose()
+
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+
+def most():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+before = most()
+print(json.dumps([asyncio.run(main()), most() - before]))
+"""
+"""Asks once, in a process of its own; says how that ended and by how many KiB its memory grew."""
+LARGE = {"100 MB": faults.huge, "10 GB unfolded": faults.bomb, "a million series": faults.million_series}
+READERS: dict[str, tuple[str, dict[str, Any], str, list[Any]]] = {
+    "prometheus:Prometheus": ("url", {}, "query", ["up", "WINDOW"]),
+    "loki:Loki": ("url", {}, "search", [{"service": "x"}, "WINDOW", 10]),
+    "elasticsearch:Elasticsearch": ("url", {"index": "logs"}, "search", [{}, "WINDOW", 10]),
+    "supervisord:Supervisord": ("url", {}, "instances", ["checkout"]),
+    "haproxy:HAProxy": ("socket", {}, "members", ["checkout"]),
+    "kubernetes:KubernetesBalancer": ("kubeconfig", {}, "members", ["checkout"]),
+    "aws:AutoScalingGroups": ("url", {"region": "eu-north-1"}, "state", ["checkout"]),
+    "cloudwatch:CloudWatchLogs": ("url", {"region": "eu-north-1", "group": "checkout"}, "search", [{}, "WINDOW", 10]),
+}
+"""One adapter for each way to read an answer: the module and the class, what leads to the server, what is asked."""
+
+
+@pytest.mark.parametrize("answer", LARGE)
+@pytest.mark.parametrize("name", READERS)
+def test_an_answer_without_end_costs_little_memory(world, name, answer) -> None:
+    """It is refused while it comes, before it fills the memory of whoever asked."""
+    (module, _, kind), (where, options, verb, words) = name.partition(":"), READERS[name]
+    world.port("kubernetes")
+    with FaultProxy(0, Replies(LARGE[answer])) as proxy:
+        place = {"url": at(proxy.port), "socket": f"127.0.0.1:{proxy.port}", **world.kube(proxy.port)}[where]
+        task = json.dumps([f"rbkit.adapters.{module}", kind, {where: place, **options}, verb, words])
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", CHILD, task], capture_output=True, text=True, timeout=120, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    ended, grown = json.loads(done.stdout)
+    assert ended in {"BadAnswer", "Unreachable"} and grown < 150_000
+
+
+def test_a_program_over_a_broken_connection(world, tmp_path) -> None:
+    """A program on another machine that had begun when the connection broke may have acted."""
+    world.port("sshd")
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    text = f"#!/bin/sh\ntouch {begun}\nwhile ! test -e {go}; do sleep 0.05; done\n"
+    program = {"argv": [world.file(text)], "state": ["/bin/true"], "after": {"a": 1}, "irreversible": "it is a test"}
+
+    async def work(proxy: FaultProxy) -> None:
+        machine = Programs({"work": program}, ssh=world.ssh(proxy.port))
+        call = Call(capability="it", action="run", target="x", arguments={"program": "work"})
+        acts = asyncio.ensure_future(machine.apply(call, "key", 1))
+        async with asyncio.timeout(OUTER_S):
+            while not begun.exists():
+                await asyncio.wait({acts}, timeout=0.05)
+            proxy.fault = ResetAfter(0)
+            go.touch()
+            with pytest.raises(MayHaveActed):
+                await acts
+            with pytest.raises(Unreachable):
+                await machine.apply(call, "key", 1)
+        await machine.aclose()
+
+    with FaultProxy(world.port("sshd")) as proxy:
+        asyncio.run(work(proxy))

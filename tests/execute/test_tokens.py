@@ -186,6 +186,18 @@ def test_a_notebook_that_prints_its_secret_shows_a_mask(vaulted, place, book) ->
     assert secret not in done.stdout + done.stderr
 
 
+def test_on_a_sigterm_the_token_is_ended(vaulted, place, book, tmp_path) -> None:
+    """The run is rolled back with it, and then it is over."""
+    mark, go = tmp_path / "mark", tmp_path / "go"
+    process = vaulted.start("run", book(DRAIN, step("wait", waiting(mark, go)), BACK, CHECK, CLOSE))
+    until(mark.exists)
+    held = accessor(vaulted)
+    assert lives(place, held)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+    assert (process.returncode, vaulted.member(), lives(place, held)) == (130, "ready", False), out + err
+
+
 def test_after_a_sigkill_the_reaper_ends_the_token(vaulted, place, book, tmp_path) -> None:
     """Neither supervisor nor kernel could: `rbkit reap` finds the run dead and ends what it had."""
     lab, mark, go = vaulted.set(lease=LEASE), tmp_path / "mark", tmp_path / "go"

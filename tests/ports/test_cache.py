@@ -150,3 +150,9 @@ def test_settings_and_patterns_are_not_mixed_up(use) -> None:
             plan(use, change)
         with pytest.raises(Refused, match="cannot be done"):
             apply(use, change)
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use, request) -> None:
+    """One line: what it is, as whom we are there, and that no right is missing."""
+    named = {"fake": "in memory", "redis": "as default; reads and writes"}
+    assert named[request.node.callspec.params["use"]] in use(lambda one: one.ping())

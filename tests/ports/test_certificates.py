@@ -66,3 +66,9 @@ def test_nothing_can_be_changed(use) -> None:
         use(plan)
     with pytest.raises(Refused, match="only read"):
         use(lambda c, address: c.apply(call, "key", 1))
+
+
+def test_ping_says_whom_we_trust(use, request) -> None:
+    """One line: there is nothing to reach before an address is named."""
+    said = use(lambda one, address: one.ping())
+    assert ("in memory" if request.node.callspec.params["use"] == "fake" else "authority.pem; reads") in said

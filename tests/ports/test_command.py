@@ -159,3 +159,10 @@ def test_a_state_that_does_not_show_it_is_refused(use) -> None:
 
     with pytest.raises(Refused, match="'mode'"):
         use(work)
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use, request) -> None:
+    """One line, against every one of them: what it is, as whom we are there, what we may do."""
+    named = {"fake": "in memory", "local": "3 program(s)", "ssh": "; reads and writes"}
+    said = use(lambda one: one.ping())
+    assert named[request.node.callspec.params["use"]] in said and "reads" in said and said.isprintable()

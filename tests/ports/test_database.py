@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from pings import pinged
 from servers.postgres import postgres
 
 from rbkit.adapters.fake_data import FakeDatabase
@@ -236,3 +237,9 @@ def test_what_is_no_session_is_not_found(scene, name) -> None:
     for work in (lambda db: db.state(name), lambda db: db.apply(call("terminate", name), uuid4().hex, 1)):
         with pytest.raises(NotFound, match="no session"):
             scene.use(work)
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(server) -> None:
+    """One line: what it is, as whom we are there, and that no right is missing."""
+    assert "in memory" in pinged(FakeDatabase([]))
+    assert "as helper; reads and writes" in pinged(Postgres(server.format("helper")))

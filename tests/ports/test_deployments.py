@@ -137,3 +137,10 @@ def test_a_fake_scaler_scales_within_its_limits() -> None:
     assert asyncio.run(scaler.state("checkout")) == before | plan.after
     with pytest.raises(Refused, match="limits 1 to 4"):
         scaler.plan(scale.model_copy(update={"arguments": {"wanted": 5}}), before)
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use, request) -> None:
+    """One line, against every one of them: what it is, as whom we are there, what we may do."""
+    named = {"fake": "in memory", "version-file": "1 folder(s) of releases: reads and writes"}
+    said = use(lambda one: one.ping())
+    assert named[request.node.callspec.params["use"]] in said and "reads" in said and said.isprintable()

@@ -131,3 +131,10 @@ def test_usage_says_how_full_it_is(use, tmp_path) -> None:
     assert 0 <= found.free <= found.size and 0 <= found.used_share <= 1 and 0 <= found.inodes_used_share <= 1
     with pytest.raises(NotFound, match="no-such"):
         use(lambda d: d.usage("/no-such/folder"))
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use, request) -> None:
+    """One line, against every one of them: what it is, as whom we are there, what we may do."""
+    said = use(lambda one: one.ping())
+    assert ("in memory" if request.node.callspec.params["use"] == "fake" else "2 clean-up(s), as ") in said
+    assert said.endswith("reads and writes")

@@ -93,3 +93,10 @@ def test_another_kind_of_value_is_refused(use, flag, value) -> None:
 
     with pytest.raises(Refused, match="another kind of value"):
         use(put)
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use, request) -> None:
+    """One line, against every one of them: what it is, as whom we are there, what we may do."""
+    named = {"fake": "in memory", "PUT": "answers, without credentials", "PATCH": "answers, without"}
+    said = use(lambda one: one.ping())
+    assert named[request.node.callspec.params["use"]] in said and "reads" in said and said.isprintable()

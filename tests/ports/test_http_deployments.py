@@ -98,3 +98,10 @@ def test_an_unknown_version_changes_nothing(use) -> None:
     with pytest.raises((NotFound, Refused), match="no (such )?version"):
         use(lambda d: d.apply(call("v9"), uuid4().hex, 1))
     assert use(lambda d: d.state("checkout"))["version"] == "v3"
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use, request) -> None:
+    """One line, against every one of them: what it is, as whom we are there, what we may do."""
+    named = {"fake": "in memory", "double": "answers, without credentials"}
+    said = use(lambda one: one.ping())
+    assert named[request.node.callspec.params["use"]] in said and "reads" in said and said.isprintable()

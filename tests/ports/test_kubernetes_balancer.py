@@ -182,3 +182,9 @@ def test_a_pod_whose_controller_selects_on_the_label_is_not_drained(use, stage, 
         acted(use, "drain", name)
     assert state(use, name) == "ready"
     stage.remove(kind, "store")
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use) -> None:
+    """One line: the version, as whom we are there, and that no right is missing."""
+    said = use(lambda one: one.ping())
+    assert "reads and writes" in said and ("in memory" in said or "Kubernetes v1." in said)

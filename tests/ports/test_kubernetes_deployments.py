@@ -179,3 +179,9 @@ def test_why_a_version_was_deployed_goes_with_it(use, stage) -> None:
         deployed(use, version)
         notes = stage.client.get(Deployment, "checkout").metadata.annotations
         assert notes.get("kubernetes.io/change-cause") == cause
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use) -> None:
+    """One line: the version, as whom we are there, and that no right is missing."""
+    said = use(lambda one: one.ping())
+    assert "reads and writes" in said and ("in memory" in said or "Kubernetes v1." in said)

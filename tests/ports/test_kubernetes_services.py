@@ -194,3 +194,9 @@ def test_what_somebody_else_has_stopped_is_not_started(use, stage) -> None:
     stage.client.replace(thing)
     with pytest.raises(Refused, match="not known"):
         acted(use, "start", "statefulset/store")
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use) -> None:
+    """One line: the version, as whom we are there, and that no right is missing."""
+    said = use(lambda one: one.ping())
+    assert "reads and writes" in said and ("in memory" in said or "Kubernetes v1." in said)

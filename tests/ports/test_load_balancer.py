@@ -207,3 +207,15 @@ def test_an_unknown_action_has_no_plan(use) -> None:
         use(lambda b: _plan(b, "drane", {"state": "ready"}))
     with pytest.raises(NotFound):
         use(lambda b: _plan(b, "members", {"state": "ready"}))
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use, request) -> None:
+    """One line, against every one of them: what it is, as whom we are there, what we may do."""
+    named = {
+        "fake": "in memory",
+        "sandbox": "with a token; reads and writes",
+        "haproxy": "level admin; reads and writes, 3 server(s)",
+        "nginx": "; reads and writes",
+    }
+    said = use(lambda one: one.ping())
+    assert named[request.node.callspec.params["use"]] in said and "reads" in said and said.isprintable()

@@ -280,3 +280,10 @@ def test_a_lower_token_is_refused_and_nothing_moves(place) -> None:
     assert place.state()["parked"] == ([] if place.remembers else [poison])
     place.move("park", poison, token=new)
     assert place.state()["parked"] == [poison]
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(place, request) -> None:
+    """One line: what it is, as whom we are there, and that no right is missing."""
+    named = {"fake": "in memory", "rabbitmq": "as guest, virtual host /; reads and writes"}
+    said = place.use(lambda one: one.ping())
+    assert named.get(request.node.callspec.params["place"], "as default; reads and writes") in said

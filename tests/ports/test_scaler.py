@@ -173,3 +173,10 @@ def test_an_unknown_group_cannot_be_fenced(fenced) -> None:
     """A slip in the name is found before anything is touched."""
     with pytest.raises(NotFound, match="no-such"):
         fenced(lambda s: s.fence("no-such", 1))
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use, request) -> None:
+    """One line, against every one of them: what it is, as whom we are there, what we may do."""
+    named = {"fake": "in memory", "aws": "a group is there"} | dict.fromkeys(STAGES, "reads and writes")
+    said = use(lambda one: one.ping())
+    assert named[request.node.callspec.params["use"]] in said and "reads" in said and said.isprintable()

@@ -187,3 +187,10 @@ def test_a_fence_shuts_out_without_acting(use) -> None:
     assert pid(use) == before
     use(lambda s: s.apply(call("restart"), late, new))
     assert pid(use) != before
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use, request) -> None:
+    """One line, against every one of them: what it is, as whom we are there, what we may do."""
+    named = {"fake": "in memory", "sandbox": "with a token; reads and writes", "supervisord": "supervisord 4."}
+    said = use(lambda one: one.ping())
+    assert named[request.node.callspec.params["use"]] in said and "reads" in said and said.isprintable()

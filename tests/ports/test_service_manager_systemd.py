@@ -135,3 +135,9 @@ def test_what_a_plan_wants_comes_true(use, units, until, actions) -> None:
         plan = use(work)
         until(lambda plan=plan: holds(plan, use(lambda s: s.state(target))))
     assert [use(lambda s, other=other: s.state(other)) for other in others] == left
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(use, where) -> None:
+    """One line, against every one of them: what it is, as whom we are there, what we may do."""
+    said = use(lambda one: one.ping())
+    assert ("in memory" if where == "fake" else "systemd with ") in said and "reads and writes" in said

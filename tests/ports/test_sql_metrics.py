@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import psycopg
 import pytest
+from pings import pinged
 from servers.postgres import postgres
 
 from rbkit.adapters.sql import SqlMetrics
@@ -144,3 +145,9 @@ def test_an_answer_that_is_no_series_says_why(ask, query, why) -> None:
 def test_a_time_may_be_seconds(ask) -> None:
     """A number is seconds since 1970."""
     assert ask(f"SELECT 1 AS value, {NOW.timestamp():.1f} AS time")["time"].tolist() == [NOW]
+
+
+def test_ping_says_who_we_are_and_what_we_may_do(url) -> None:
+    """One line, against every one of them: what it is, as whom we are there, what we may do."""
+    said = pinged(SqlMetrics(url))
+    assert "SQLite 3" in said if url.startswith("sqlite") else "PostgreSQL 1" in said and "as " in said

@@ -57,7 +57,7 @@ class Garbage:
 
 @dataclass(frozen=True)
 class Replies:
-    """A request of HTTP is answered with these parts, one by one until the caller goes away."""
+    """A request of HTTP, or a line, is answered with these parts, one by one until the caller goes away."""
 
     parts: Callable[[], Iterable[bytes]]
 
@@ -127,7 +127,9 @@ class FaultProxy:
             writer.transport.abort()
 
     async def _reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Replies) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        head = (await reader.readuntil(b"\n")).lower()
+        if b" http/1." in head:  # else it is a command of one line
+            head += (await reader.readuntil(b"\r\n\r\n")).lower()
         length = next((int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length:")), 0)
         self.asked += head + await reader.readexactly(length)
         for part in fault.parts():

@@ -145,3 +145,20 @@ def test_a_key_must_be_shown():
     with ElasticsearchDouble("key") as double:
         assert ask(double, "PUT", "/a", {})[0] == 401
         assert ask(double, "PUT", "/a", {}, headers={"Authorization": "ApiKey key"})[0] == 200
+
+
+def test_privileges_are_told_where_security_is_on():
+    """Reading only, and only what may be read; without security there is no such path."""
+    path, key = "/_security/user/_has_privileges", {"Authorization": "ApiKey key"}
+    wanted = {"index": [{"names": ["a-1", "b"], "privileges": ["read"]}]}
+    with ElasticsearchDouble("key") as double:
+        assert ask(double, "POST", path, wanted, headers=key)[1]["has_all_requested"] is True
+        double.readable = "a-*"
+        answer = ask(double, "POST", path, wanted, headers=key)[1]
+        assert (answer["has_all_requested"], answer["index"]) == (False, {"a-1": {"read": True}, "b": {"read": False}})
+        writing = {"index": [{"names": ["a-1"], "privileges": ["read", "write"]}]}
+        assert ask(double, "POST", path, writing, headers=key)[1]["has_all_requested"] is False
+        assert ask(double, "POST", path, {"indices": []}, headers=key)[0] == 400
+        assert ask(double, "GET", "/", headers=key)[1]["version"]["number"].endswith("double")
+    with ElasticsearchDouble() as double:
+        assert ask(double, "POST", path, wanted)[0] == 400

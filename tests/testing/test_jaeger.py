@@ -89,7 +89,12 @@ def test_what_is_not_there_is_said(jaeger):
     status, answer = ask(jaeger, "GET", "/api/traces/9")
     assert status == 404 and answer["errors"] == [{"code": 404, "msg": "trace not found"}]
     assert ask(jaeger, "GET", "/api/traces/xyz")[0] == 400 and ask(jaeger, "POST", "/v1/traces", {})[0] == 400
-    assert (
-        ask(jaeger, "GET", "/api/services") == (404, "404 page not found\n")
-        and ask(jaeger, "PUT", "/api/traces/9")[0] == 404
-    )
+    assert ask(jaeger, "GET", "/api/operations") == (404, "404 page not found\n")
+    assert ask(jaeger, "PUT", "/api/traces/9")[0] == 404
+
+
+def test_services_are_listed(jaeger):
+    """By name; none is null."""
+    assert ask(jaeger, "GET", "/api/services")[1]["data"] == ["cart", "shop"]
+    with JaegerDouble() as empty:
+        assert ask(empty, "GET", "/api/services")[1]["data"] is None

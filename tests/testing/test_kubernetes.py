@@ -261,3 +261,41 @@ def test_a_broken_image_never_becomes_ready(double, http) -> None:
     http.put(f"{DEPLOYMENTS}/checkout", json=thing)
     found = http.get(f"{DEPLOYMENTS}/checkout").json()["status"]
     assert (found["replicas"], found["readyReplicas"], found["updatedReplicas"]) == (4, 2, 2)
+
+
+REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+SELF = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+
+
+def review(http: httpx2.Client, headers: dict[str, str] | None = None, **asked: str) -> Any:
+    """Ask whether something is allowed."""
+    body = {
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": asked},
+    }  # fmt: skip
+    answer = http.post(REVIEW, json=body, headers=headers)
+    return answer.json()["status"]["allowed"] if answer.status_code == 201 else status(answer)
+
+
+def test_the_version_and_who_asks_are_told(http) -> None:
+    """To a known token only."""
+    assert http.get("/version").json()["gitVersion"].endswith("double")
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    assert http.post(SELF, json=body).json()["status"]["userInfo"]["username"] == "double"
+    assert status(http.post(SELF, json=body | {"kind": "X"})) == (400, "BadRequest")
+    assert status(http.get("/version", headers={"Authorization": "Bearer x"})) == (401, "Unauthorized")
+    assert status(http.get(SELF)) == status(http.post("/version")) == (405, "MethodNotAllowed")
+
+
+def test_an_access_is_reviewed_as_it_would_be_granted(double, http) -> None:
+    """By verb, group, resource, subresource and namespace; a resource in another group is never granted."""
+    pods = {"namespace": "default", "group": "", "resource": "pods", "verb": "get"}
+    assert review(http, **pods) is True and review(http, **pods | {"namespace": "other"}) is False
+    assert review(http, **pods | {"group": "apps"}) is False and review(http, **pods | {"resource": "nodes"}) is False
+    double.tokens["reader"] = {("get", "pods"), ("create", "pods/eviction")}
+    reader = {"Authorization": "Bearer reader"}
+    assert review(http, reader, **pods) is True and review(http, reader, **pods | {"verb": "list"}) is False
+    assert review(http, reader, **pods | {"verb": "create", "subresource": "eviction"}) is True
+    deployments = {"namespace": "default", "group": "apps", "resource": "deployments", "verb": "get"}
+    assert review(http, **deployments) is True and review(http, reader, **deployments) is False
+    assert review(http) == review(http, **pods | {"wish": "x"}) == (422, "Invalid")

@@ -103,8 +103,8 @@ def test_lines_that_loki_would_not_take_are_refused(loki, stream, values):
 
 
 def test_another_path_or_content_is_refused(loki):
-    """It speaks JSON, at two paths."""
-    assert ask(loki, "GET", "/loki/api/v1/labels")[0] == 404
+    """It speaks JSON, and only at some paths."""
+    assert ask(loki, "GET", "/loki/api/v1/rules")[0] == 404
     assert push(loki, {"a": "b"}, LINES, headers={"Content-Type": "application/x-protobuf"})[0] == 400
 
 
@@ -113,3 +113,12 @@ def test_a_tenant_must_be_named():
     with LokiDouble("team") as double:
         assert query(double, '{a="b"}')[0] == 401
         assert push(double, {"a": "b"}, [[str(NS), "x"]], headers={"X-Scope-OrgID": "team"})[0] == 204
+
+
+def test_labels_and_the_version_are_told():
+    """Without any label the field is left out."""
+    with LokiDouble() as double:
+        assert ask(double, "GET", "/loki/api/v1/labels") == (200, {"status": "success"})
+        push(double, {"b": "1", "a": "2"}, [[str(time.time_ns()), "x"]])
+        assert ask(double, "GET", "/loki/api/v1/labels")[1]["data"] == ["a", "b"]
+        assert ask(double, "GET", "/loki/api/v1/status/buildinfo")[1]["version"].endswith("double")

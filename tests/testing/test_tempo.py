@@ -105,7 +105,15 @@ def test_what_is_not_there_is_said(tempo):
     """A trace, a name that is none, spans that are none, another path."""
     assert ask(tempo, "GET", "/api/traces/9") == (404, "")
     assert ask(tempo, "GET", "/api/traces/xyz")[0] == 400 and ask(tempo, "POST", "/v1/traces", {})[0] == 400
-    assert ask(tempo, "GET", "/api/search/tags")[0] == 404
+    assert ask(tempo, "GET", "/api/search/tags/x/values")[0] == 404
+
+
+def test_tags_and_the_version_are_told(tempo):
+    """Tags only where there are spans."""
+    assert ask(tempo, "GET", "/api/search/tags")[1]["tagNames"] == ["service.name"]
+    assert ask(tempo, "GET", "/api/status/buildinfo")[1]["version"].endswith("double")
+    with TempoDouble() as empty:
+        assert ask(empty, "GET", "/api/search/tags")[1]["tagNames"] == []
 
 
 def test_a_tenant_must_be_named():

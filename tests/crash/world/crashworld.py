@@ -131,6 +131,8 @@ class Metrics:
         path: The log.
     """
 
+    language = "promql"
+
     def __init__(self, path: str) -> None:
         self._path = Path(path)
 
