@@ -14,10 +14,10 @@ from typing import Any
 
 from rbkit.adapters.fakes import FakeBalancer
 from rbkit.contract import StepSpec
+from rbkit.environment import Environment, PortSettings
 from rbkit.events import Call, CheckEnded, CheckStarted, RunOpened, StepDone, StepStarted
 from rbkit.gate import Gate, current_step
 from rbkit.journal import Journal
-from rbkit.environment import Environment, PortSettings
 from rbkit.stores.sqlite import SqliteStore
 from rbkit.wiring import Wiring
 

@@ -21,8 +21,8 @@ FLOORS: dict[str, int] = {
     "machine": 2, "approvals": 2, "progress": 2, "fold": 2, "results": 2, "policy": 2, "signal": 2, "decide": 2,
     "resilience": 2, "breaker": 2, "queries": 2, "parameters": 2, "notebook": 2,
     # 3: the run, and the leaves around it
-    "journal": 3, "leases": 3, "reaping": 3, "permits": 3, "observing": 3, "terms": 3, "endpoints": 3, "tokens": 3, "gate": 3,
-    "rolling": 3, "ending": 3, "stepping": 3, "marks": 3, "measure": 3, "deciding": 3, "confirming": 3,
+    "journal": 3, "leases": 3, "reaping": 3, "permits": 3, "observing": 3, "terms": 3, "endpoints": 3, "tokens": 3,
+    "gate": 3, "rolling": 3, "ending": 3, "stepping": 3, "marks": 3, "measure": 3, "deciding": 3, "confirming": 3,
     "handle": 3, "run": 3, "tape": 3, "adapters": 3, "stores": 3, "record": 3,
     # 4 and 5: wiring, drivers and rules
     "wiring": 4, "secretkeeping": 4, "pinging": 4, "testing": 4, "execute": 5, "lab": 5, "lint": 5, "sandbox": 5,

@@ -75,7 +75,13 @@ BACKWARD = {"failing", "rolling_back", "rolled_back", "stuck"}
 def test_what_is_over_is_only_ever_rolled_back():
     """From a closed or sealed run only sealing and a rollback lead on, and a rollback never leads forward again."""
     assert {move for move, to in TABLE[CLOSED].items() if to} == {"record_sealed", "roll_back"}
-    assert {move for move, to in TABLE["sealed"].items() if to} == {"record_sealed", "input_refused", "breaker_set", "token_told", "roll_back"}
+    assert {move for move, to in TABLE["sealed"].items() if to} == {
+        "record_sealed",
+        "input_refused",
+        "breaker_set",
+        "token_told",
+        "roll_back",
+    }
     back = reachable("failing", without="fallback_chosen")  # which the fold refuses in a run that is being ended
     assert back == BACKWARD | FINISHED | {"stranded"}
 
