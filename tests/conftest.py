@@ -22,6 +22,7 @@ from rbkit.events import Call, Event, Mode
 from rbkit.fold import RunState
 from rbkit.gate import Gate, current_step
 from rbkit.journal import Journal
+from rbkit.masking import forget
 from rbkit.policy import ApprovalRules
 from rbkit.run import Run
 from rbkit.sandbox import lifecycle
@@ -175,6 +176,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name != "crash":
             item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{item.path.stem}"))
+
+
+@pytest.fixture(autouse=True)
+def unmasked() -> Iterator[None]:
+    """Let no test know the secrets of another: they would be masked in its texts."""
+    yield
+    forget()
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def test_a_system_without_tokens_need_not_refuse_them():
     async def use() -> None:
         simple = Simple()
         await simple.fence("c-1", 1)
+        assert "has no ping" in await simple.ping()
         await simple.aclose()
 
     asyncio.run(use())

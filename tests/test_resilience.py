@@ -139,3 +139,16 @@ def test_only_a_store_that_is_away_is_waited_for():
     with pytest.raises(JournalBroken):
         patiently(call, clock)
     assert (errors, clock.monotonic() < 1) == ([], True)
+
+
+@pytest.mark.parametrize(("asked_s", "calls"), [(3.0, 2), (11.0, 1)])
+def test_a_system_that_asks_for_time_is_given_it_if_it_is_short(asked_s, calls):
+    """It is waited for at least as long as it said; where that is long, its error is told at once."""
+    clock, call = FakeClock(), Flaky(BadAnswer("answered 429", retry_after_s=asked_s))
+    began = clock.monotonic()
+    if calls == 1:
+        with pytest.raises(BadAnswer, match="429"):
+            read(call, clock)
+    else:
+        assert read(call, clock) == "answer" and clock.monotonic() - began >= asked_s
+    assert call.calls == calls

@@ -13,7 +13,18 @@ from pydantic import BaseModel
 
 from rbkit.clock import FakeClock
 from rbkit.errors import RefusedInput, SettingsError
-from rbkit.values import Secret, canonical, digest, human, nearest, new_run_id, plain, seconds, valid_run_id
+from rbkit.values import (
+    Secret,
+    canonical,
+    digest,
+    human,
+    human_bytes,
+    nearest,
+    new_run_id,
+    plain,
+    seconds,
+    valid_run_id,
+)
 
 CALM = settings(derandomize=True, deadline=None, database=None)
 JSON = st.recursive(
@@ -185,3 +196,11 @@ def test_a_secret_in_clear_is_refused_and_not_repeated(text):
     with pytest.raises(SettingsError, match="must be given as a reference") as caught:
         Secret.parse(text)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (20e6, "20 MB"), (3e9, "3 GB"), (5e12, "5 TB")]
+)
+def test_bytes_as_people_say_them(amount, text):
+    """Three digits and a unit, however many there are."""
+    assert human_bytes(amount) == text

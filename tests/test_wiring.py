@@ -195,3 +195,10 @@ def test_the_environment_files_that_come_along_are_whole(name) -> None:
         inspect.signature(adapter(port.adapter)).bind(**port.options)
     assert found.signals and found.capabilities
     assert {signal: explained(found, signal, {"service": "checkout"}) for signal in found.signals}
+
+
+def test_a_secret_deep_in_the_options_is_fetched_too(monkeypatch) -> None:
+    """An inner mapping, such as how a machine is reached, may hold references."""
+    monkeypatch.setenv("RBKIT_TEST_TOKEN", "hunter2")
+    found = world()._option("ssh", {"password": "env:RBKIT_TEST_TOKEN", "host": "a"})
+    assert (found["password"].get_secret_value(), found["host"]) == ("hunter2", "a")
