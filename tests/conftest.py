@@ -175,6 +175,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name != "crash":
             item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{item.path.stem}"))
+    items.sort(key=lambda item: item.path.parent.name == "crash")
 
 
 @pytest.fixture
@@ -189,9 +190,9 @@ def check_spec() -> Callable[..., CheckSpec]:
     return lambda phase="precondition", within=30.0: CheckSpec(name="ok", phase=phase, sentence="", within_s=within)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
-    """A real sandbox for the whole session."""
+    """A real sandbox for a module: its load is work for the machine as long as it lives."""
     home = tmp_path_factory.mktemp("rbkit") / "sandbox"
     status = lifecycle.up(home, lifecycle.free_base_port())
     yield Layout(home.resolve(), status.port)
@@ -200,7 +201,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
 
 @pytest.fixture
 def well(sandbox: Layout) -> Iterator[Layout]:
-    """The session's sandbox, made well again after the test."""
+    """The module's sandbox, made well again after the test."""
     yield sandbox
     lifecycle.heal(sandbox.home)
     until(lambda: all(m["healthy"] and m["state"] == "ready" for m in lifecycle.status(sandbox.home).members))
