@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import subprocess
@@ -186,33 +185,43 @@ def test_a_request_to_stop_asks_nobody(rig, slowly, monkeypatch) -> None:
     assert (run.state.outcome, rig.states()["checkout-1"]) == ("aborted", "ready")
 
 
+@contextlib.contextmanager
+def interruptible(hooks: Hooks, others: set[threading.Thread]) -> Iterator[list[bool]]:
+    """Raise on every interrupt while a cell blocks, and on none before and after; leave nobody who sends one."""
+    blocks = [False]
+
+    def interrupted(*signalled: object) -> None:
+        if blocks[0]:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield blocks
+    finally:
+        hooks.remove()
+        for thread in set(threading.enumerate()) - others:
+            thread.join(60)
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_cell_that_blocks_is_interrupted(rig, monkeypatch) -> None:
     """A real signal reaches a cell that does not notice by itself; at the cell's end the run is ended."""
     monkeypatch.setattr(module, "_POLL_S", 0.005)
     monkeypatch.setattr(module, "_INTERRUPT_S", 0.02)
-    kill, left = os.kill, [True]
-    monkeypatch.setattr(os, "kill", lambda *signalled: kill(*signalled) if left and left.pop() else None)
     run, watched = rig.run(), shell()
-    hooks = Hooks(watched, run, "headless", keeper_of(rig))
+    hooks, others = Hooks(watched, run, "headless", keeper_of(rig)), set(threading.enumerate())
     acted(run)
     hooks.install()
-    with without_collection(), contextlib.ExitStack() as at_last:
-        at_last.callback(hooks.remove)
+    with interruptible(hooks, others) as blocks:
         asked_to_stop(rig)
+        blocks[0] = True
         with pytest.raises(KeyboardInterrupt):
-            threading.Event().wait(60)
+            try:
+                threading.Event().wait(60)
+            finally:
+                blocks[0] = False
         cell(watched, KeyboardInterrupt())
-        assert (run.state.outcome, rig.states()["checkout-1"]) == ("aborted", "ready")
-
-
-@contextlib.contextmanager
-def without_collection() -> Iterator[None]:
-    """Keep the garbage collector away: what is raised in a callback of its (hypothesis has one) is swallowed."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+    assert (run.state.outcome, rig.states()["checkout-1"]) == ("aborted", "ready")
 
 
 def test_a_cell_is_given_time_to_notice_by_itself(rig, kills, monkeypatch) -> None:
