@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-JOBS ?= 4
+JOBS ?= 3
 FLOORS := rbkit/*.py,rbkit/adapters/*.py,rbkit/stores/*.py,rbkit/record/*.py
 
 .PHONY: help demo test check bench docs lab format lock clean

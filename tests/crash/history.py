@@ -6,7 +6,7 @@ from typing import Any
 from .homes import Home
 from .world.worldlog import Line, world
 
-__all__ = ["AFTER", "BEFORE", "STEPS", "History", "restarted"]
+__all__ = ["AFTER", "BEFORE", "STEPS", "History", "check_resumed", "restarted"]
 
 STEPS = ("drain", "restart", "put_back", "park")
 BEFORE = world([])
@@ -110,3 +110,18 @@ class History:
 
     def _asked(self) -> list[Line]:
         return [line for line in self.lines if line["what"] == "apply"]
+
+
+def check_resumed(home: Home, crashed: History) -> None:
+    """Resume a run and check that it is resolved, that each change was made once, and what the world looks like.
+
+    Args:
+        home: Where the run died.
+        crashed: Journal and log as they were when it died.
+    """
+    resumed = home.rbkit("resume")
+    history = History.of(home)
+    assert (resumed.returncode, history.outcome) == (0, "resolved"), resumed.stderr
+    history.check_requests(crashed)
+    assert [len(history.acts(step)) for step in STEPS] == [1, 1, 1, 1]
+    assert home.world() == AFTER

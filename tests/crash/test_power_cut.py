@@ -3,7 +3,7 @@
 import pytest
 
 from .conftest import Make, Tell
-from .history import AFTER, STEPS, History, restarted
+from .history import AFTER, STEPS, History, check_resumed, restarted
 from .moments import COMMAND, KERNEL, LAST, POINTS, number
 
 pytestmark = pytest.mark.timeout(400)
@@ -29,12 +29,7 @@ def test_power_cut(make: Make, tell: Tell, place: int):
     assert tell(home, "record", "verify")[0] == 0
     copy = home.copy(home.path.with_name("copy"))
 
-    resumed = home.rbkit("resume")
-    history = History.of(home)
-    assert (resumed.returncode, history.outcome) == (0, "resolved"), resumed.stderr
-    history.check_requests(crashed)
-    assert [len(history.acts(step)) for step in STEPS] == [1, 1, 1, 1]
-    assert home.world() == AFTER
+    check_resumed(home, crashed)
     assert tell(home, "record", "verify")[0] == 0
 
     undone = copy.rbkit("rollback")

@@ -8,7 +8,7 @@ import pytest
 from zygote import Forked
 
 from .conftest import Make, Tell
-from .history import AFTER, STEPS, History, restarted
+from .history import History, check_resumed, restarted
 from .homes import Home, wait_for
 from .moments import ASKED, CELLS, KERNEL, number
 
@@ -24,12 +24,7 @@ def test_supervisor_killed(make: Make, tell: Tell, place: int):
     assert KERNEL[place] in [moment.name for moment in home.moments()]
     copy = home.copy(home.path.with_name("copy"))
 
-    resumed = home.rbkit("resume")
-    history = History.of(home)
-    assert (resumed.returncode, history.outcome) == (0, "resolved"), resumed.stderr
-    history.check_requests(crashed)
-    assert [len(history.acts(step)) for step in STEPS] == [1, 1, 1, 1]
-    assert home.world() == AFTER
+    check_resumed(home, crashed)
     assert tell(home, "record", "verify")[0] == 0
 
     undone = copy.rbkit("rollback")
@@ -104,10 +99,5 @@ def test_resume_killed(make: Make, tell: Tell, plan: str):
     assert second.outcome == ""
     second.check_requests(first)
 
-    resumed = home.rbkit("resume")
-    history = History.of(home)
-    assert (resumed.returncode, history.outcome) == (0, "resolved"), resumed.stderr
-    history.check_requests(second)
-    assert [len(history.acts(step)) for step in STEPS] == [1, 1, 1, 1]
-    assert home.world() == AFTER
+    check_resumed(home, second)
     assert tell(home, "record", "verify")[0] == 0

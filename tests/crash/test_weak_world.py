@@ -3,7 +3,7 @@
 import pytest
 
 from .conftest import Make, Tell
-from .history import AFTER, STEPS, History, restarted
+from .history import AFTER, STEPS, History, check_resumed, restarted
 from .moments import ACTED, ASKED, KERNEL, number
 
 pytestmark = pytest.mark.timeout(400)
@@ -21,12 +21,7 @@ def test_without_keys_and_tokens(make: Make, tell: Tell, place: int):
     crashed = History.of(home)
     copy = home.copy(home.path.with_name("copy"))
 
-    resumed = home.rbkit("resume")
-    history = History.of(home)
-    assert (resumed.returncode, history.outcome) == (0, "resolved"), resumed.stderr
-    history.check_requests(crashed)
-    assert [len(history.acts(step)) for step in STEPS] == [1, 1, 1, 1]
-    assert home.world() == AFTER
+    check_resumed(home, crashed)
 
     copy.rbkit("rollback")
     history = History.of(copy)
@@ -86,12 +81,7 @@ def test_late_with_keys_and_tokens(make: Make, tell: Tell, place: int):
     crashed = History.of(home)
     copy = home.copy(home.path.with_name("copy"))
 
-    resumed = home.rbkit("resume")
-    history = History.of(home)
-    assert (resumed.returncode, history.outcome) == (0, "resolved"), resumed.stderr
-    history.check_requests(crashed)
-    assert [len(history.acts(step)) for step in STEPS] == [1, 1, 1, 1]
-    assert home.world() == AFTER
+    check_resumed(home, crashed)
 
     undone = copy.rbkit("rollback")
     assert (undone.returncode, History.of(copy).outcome) == (3, "rolled_back"), undone.stderr
