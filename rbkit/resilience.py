@@ -18,10 +18,8 @@ from rbkit.clock import Clock
 from rbkit.errors import AdapterError, BadAnswer, StoreUnavailable, Unreachable
 from rbkit.values import human
 
-__all__ = ["CALL_S", "patiently", "read_safely"]
+__all__ = ["patiently", "read_safely"]
 
-CALL_S = 15.0
-"""The longest a single call may take, seconds."""
 PATIENCE_S = 15.0
 """How long the store may be away before an effect fails for it, seconds."""
 _ATTEMPTS = 3
@@ -30,7 +28,7 @@ _jitter = wait_exponential_jitter(multiplier=0.2, max=2.0, jitter=0.2)
 T = TypeVar("T")
 
 
-async def read_safely(call: Callable[[], Awaitable[T]], clock: Clock, what: str, within_s: float = CALL_S) -> T:
+async def read_safely(call: Callable[[], Awaitable[T]], clock: Clock, what: str, within_s: float) -> T:
     """Make a call that is safe to repeat: three attempts, jittered backoff, each with a timeout.
 
     A system that asks to be left alone for a while is, as long as that is short; else its error is told at once.

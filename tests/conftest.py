@@ -171,8 +171,9 @@ class Rig:
         return {member.name: member.state for member in asyncio.run(self.balancer.members(service))}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a module's tests on one worker, as they share a sandbox; crash tests share nothing and fill the gaps."""
+    """Keep a module's tests on one worker, as they share a server; crash tests share nothing and fill the gaps."""
     for item in items:
         if item.path.parent.name != "crash":
             item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{item.path.stem}"))

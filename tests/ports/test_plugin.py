@@ -35,8 +35,9 @@ Use = Callable[[Callable[[FeatureFlags], Awaitable[Any]]], Any]
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Install the example into a folder of its own, and let Python look there."""
     folder = tmp_path_factory.mktemp("plugin")
-    install = ["uv", "pip", "install", "--no-deps", "--no-build-isolation", "--offline", "--target", str(folder)]
-    subprocess.run([Path(sys.executable).parent / install[0], *install[1:], EXAMPLE], check=True, capture_output=True)
+    options = ["--no-deps", "--no-build-isolation", "--offline", "--python", sys.executable, "--target", str(folder)]
+    uv = Path(sys.executable).parent / "uv"
+    subprocess.run([uv, "pip", "install", *options, EXAMPLE], check=True, capture_output=True)
     sys.path.append(str(folder))
     yield folder
     sys.path.remove(str(folder))
