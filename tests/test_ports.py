@@ -3,8 +3,12 @@
 import asyncio
 from typing import Any
 
+import pytest
+
+from rbkit.errors import Refused
 from rbkit.events import Call
-from rbkit.ports import Capability
+from rbkit.kinds import Scaler, Silences
+from rbkit.ports import Capability, Plan
 
 
 class Simple(Capability):
@@ -31,3 +35,26 @@ def test_a_system_without_tokens_need_not_refuse_them():
         await simple.aclose()
 
     asyncio.run(use())
+
+
+def planned(kind: type[Capability], action: str, before: dict[str, Any], **arguments: Any) -> Plan:
+    """Plan a change of a kind of capability without a system."""
+    plan: Plan = getattr(kind, action)(None, before, **arguments)
+    return plan
+
+
+def test_what_something_else_scales_is_left_to_it():
+    """A number that an autoscaler would change back is refused, as is one outside the limits."""
+    limits = {"wanted": 2, "least": 1, "most": 4}
+    with pytest.raises(Refused, match="an autoscaler decides how many"):
+        planned(Scaler, "scale", {"managed": "an autoscaler", **limits}, wanted=3)
+    with pytest.raises(Refused, match="outside the limits 1 to 4"):
+        planned(Scaler, "scale", limits, wanted=5)
+    assert planned(Scaler, "scale", limits, wanted=3).undo == ("scale", {"wanted": 2})
+
+
+@pytest.mark.parametrize(("minutes", "why"), [(0, "noise"), (24 * 60 + 1, "noise"), (10, " ")])
+def test_a_silence_has_an_end_and_a_reason(minutes, why):
+    """Nobody is silenced for ever, or without a word."""
+    with pytest.raises(Refused, match="needs a reason and lasts between"):
+        planned(Silences, "silence", {"silent": False}, minutes=minutes, why=why)

@@ -28,6 +28,7 @@ def capped(client: Any, who: str) -> Any:
 
         request.stream_output = True  # botocore then leaves the body to be read here
         answer = send(request)
+        answer.raw.enforce_content_length = True  # else half of a body passes for a whole one
         parts = []
         with bounded():
             try:
