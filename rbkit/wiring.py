@@ -56,8 +56,12 @@ def explained(environment: Environment, name: str, values: Mapping[str, Any]) ->
         The query, and the language that it is written in.
     """
     spec = environment.signal(name)
-    language: Language = getattr(adapter(environment.source(spec.source).adapter), "language", "promql")
+    source = environment.source(spec.source)
+    maker = adapter(source.adapter)
+    language: Language = getattr(maker, "language", "promql")
     query = render(spec, values, language) if values else spec.query or spec.where
+    if values and isinstance(query, Mapping) and hasattr(maker, "sent"):
+        query = maker(**{key: value for key, value in source.options.items() if not is_secret(key)}).sent(query)
     binds = f"  with {dict(query.values)}" if isinstance(query, Bound) else ""
     return f"{query}{binds}", language
 

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from rbkit import wiring
+from rbkit.adapters.cloudwatch import CloudWatchLogs
+from rbkit.adapters.journald import Journald
 from rbkit.adapters.jsonl_logs import JsonlLogs
 from rbkit.adapters.prometheus import Prometheus
 from rbkit.envfile import load_environment
@@ -195,6 +197,34 @@ def test_the_environment_files_that_come_along_are_whole(name) -> None:
         inspect.signature(adapter(port.adapter)).bind(**port.options)
     assert found.signals and found.capabilities
     assert {signal: explained(found, signal, {"service": "checkout"}) for signal in found.signals}
+
+
+SOURCES = {
+    "loki": ({"url": "http://l", "token": "env:NONE"}, r'{service="a\"} or x"} | json | level="error"'),
+    "elasticsearch": (
+        {"url": "http://e", "index": "i", "password": "env:NONE"},
+        '[{"term": {"service": {"value": "a\\"} or x"}}}, {"term": {"level": {"value": "error"}}}]',
+    ),
+    "tempo": ({"url": "http://t"}, r'{ resource.service.name = "a\"} or x" && .level = "error" }'),
+    "cloudwatch-logs": ({"group": "g", "region": "eu-north-1"}, '{ ($.level = "error") }'),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_fields_are_explained_as_they_are_sent(name) -> None:
+    """What a person sees is the query itself, with hostile values in it, and no secret is needed for it."""
+    options, sent = SOURCES[name]
+    signal = {"source": "lines", "where": {"service": "$service", "level": "error"}}
+    found = Environment.model_validate(
+        {"name": "test", "sources": {"lines": {"adapter": name, **options}}, "signals": {"errors": signal}}
+    )
+    assert explained(found, "errors", {"service": 'a"} or x'})[0] == sent
+
+
+def test_without_anything_to_send_it_says_so() -> None:
+    """What CloudWatch cannot look for by itself is compared here; the journal's program gets arguments of its own."""
+    assert CloudWatchLogs("g", "eu-north-1").sent({"service": "a*"}) == "everything is read, and compared here"
+    assert Journald().sent({"SYSLOG_IDENTIFIER": "a b; c"}) == "['SYSLOG_IDENTIFIER=a b; c']"
 
 
 def test_a_secret_deep_in_the_options_is_fetched_too(monkeypatch) -> None:

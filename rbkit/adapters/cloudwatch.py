@@ -184,6 +184,12 @@ class CloudWatchLogs:
         wanted = fields(where, "CloudWatch")
         return await asyncio.to_thread(self._ask, wanted, window, limit)
 
+    def sent(self, where: Mapping[str, str]) -> str:
+        """Say which filter pattern is sent for fields; what it cannot say is compared here."""
+        return (
+            _pattern(fields(where, "CloudWatch"), self._level, self._message) or "everything is read, and compared here"
+        )
+
     async def ping(self) -> str:
         """Look for lines of this very moment: the right that a search needs."""
         now = datetime.now(UTC)

@@ -4,6 +4,7 @@ Source: https://www.elastic.co/docs/api/doc/elasticsearch/operation/operation-se
 Source: https://docs.opensearch.org/latest/api-reference/search-apis/search/
 """
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -78,6 +79,10 @@ class Elasticsearch:
             return tidy("logs", (row for row in rows if inside(row, window)), limit)
         except MALFORMED as error:
             raise BadAnswer("Elasticsearch answered in a form that its API does not document.", fault=True) from error
+
+    def sent(self, where: Mapping[str, str]) -> str:
+        """Say how fields read in the query that is sent."""
+        return json.dumps(_query(where), ensure_ascii=False)
 
     async def ping(self) -> str:
         """Ask what it is, and whether we may read the indices; where nobody asks who we are, by an empty search.

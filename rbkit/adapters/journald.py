@@ -81,6 +81,10 @@ class Journald:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise BadAnswer(f"{self._program} printed something that is no journal.", fault=True) from error
 
+    def sent(self, where: Mapping[str, str]) -> str:
+        """Say how fields read as arguments of the program."""
+        return str([_match(name, value) for name, value in fields(where, "The journal").items()])
+
     async def ping(self) -> str:
         """Ask for the program's version, and for one entry.
 

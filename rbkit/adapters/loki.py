@@ -78,6 +78,10 @@ class Loki:
         except MALFORMED as error:
             raise BadAnswer("Loki answered in a form that its API does not document.", fault=True) from error
 
+    def sent(self, where: Mapping[str, str]) -> str:
+        """Say how fields read in the query that is sent."""
+        return self._logql(fields(where, "Loki"))
+
     async def ping(self) -> str:
         """List the labels, and ask for the version, which a gateway may hide."""
         answer = await self._http.read("/loki/api/v1/labels")

@@ -90,6 +90,10 @@ class Tempo:
         except MALFORMED as error:
             raise BadAnswer("Tempo answered in a form that its API does not document.", fault=True) from error
 
+    def sent(self, where: Mapping[str, str]) -> str:
+        """Say how fields read in the query that is sent."""
+        return _traceql(same_trace(fields(where, "Tempo")))
+
     async def ping(self) -> str:
         """List the names of tags, and ask for the version, which a gateway may hide."""
         answer = await self._http.read("/api/search/tags")
