@@ -53,8 +53,7 @@ def test_what_something_else_scales_is_left_to_it():
     assert planned(Scaler, "scale", limits, wanted=3).undo == ("scale", {"wanted": 2})
 
 
-@pytest.mark.parametrize(("minutes", "why"), [(0, "noise"), (24 * 60 + 1, "noise"), (10, " ")])
-def test_a_silence_has_an_end_and_a_reason(minutes, why):
-    """Nobody is silenced for ever, or without a word."""
-    with pytest.raises(Refused, match="needs a reason and lasts between"):
-        planned(Silences, "silence", {"silent": False}, minutes=minutes, why=why)
+def test_an_alert_that_speaks_again_cannot_be_unheard():
+    """To end a silence is no change that can be taken back: it says so before."""
+    plan = planned(Silences, "wake", {"silent": True})
+    assert plan.after == {"silent": False} and plan.undo is None and "speaks again" in plan.irreversible
