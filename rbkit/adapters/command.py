@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+from rbkit.adapters.options import option
 from rbkit.adapters.ssh import Ran, able, certainly, read, runner
 from rbkit.capability import Plan, State
 from rbkit.capability import read as reads_only
@@ -131,7 +132,7 @@ def programs_of(given: Mapping[str, Any]) -> dict[str, Program]:
     Raises:
         SettingsError: One of them is declared wrongly.
     """
-    found = {name: _program(name, declared) for name, declared in given.items()}
+    found = {name: option(Program, f"programs.{name}", declared) for name, declared in given.items()}
     for name, program in found.items():
         _check(name, program, found)
     return found
@@ -196,15 +197,6 @@ def _object(name: str, ran: Ran) -> dict[str, Any]:
 
 def _no_number(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
-
-
-def _program(name: str, given: Any) -> Program:
-    try:
-        return Program.model_validate(given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in ("programs", name, *first["loc"]))
-        raise SettingsError(f"The option {place} is wrong: {first['msg']}.") from error
 
 
 def _line(place: str, line: Any, known: Sequence[str]) -> list[str]:

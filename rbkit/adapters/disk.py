@@ -16,12 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from rbkit.adapters.options import option
 from rbkit.adapters.told import user
 from rbkit.capability import read
 from rbkit.datakinds import Disk, Filesystem, Listing, StaleFile
-from rbkit.errors import BadAnswer, MayHaveActed, NotFound, Refused, SettingsError, Unreachable
+from rbkit.errors import BadAnswer, MayHaveActed, NotFound, Refused, Unreachable
 from rbkit.facts import Call
 from rbkit.values import digest, human, nearest, seconds
 
@@ -99,7 +100,7 @@ class LocalDisk(Disk):
     """
 
     def __init__(self, cleanups: Mapping[str, Any] | None = None, processes: str = "/proc") -> None:
-        self._cleanups = {name: _cleanup(name, given) for name, given in (cleanups or {}).items()}
+        self._cleanups = {name: option(Cleanup, f"cleanups.{name}", given) for name, given in (cleanups or {}).items()}
         self._processes = Path(processes)
         self._removed: dict[str, tuple[float, float]] = {}
 
@@ -216,15 +217,6 @@ def _words(process: Path) -> str:
     with suppress(OSError):
         name = (process / "comm").read_text(errors="replace").strip()
     return f"{name} ({process.name})".strip()
-
-
-def _cleanup(name: str, given: Any) -> Cleanup:
-    try:
-        return Cleanup.model_validate(given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in ("cleanups", name, *first["loc"]))
-        raise SettingsError(f"The option {place} is wrong: {first['msg']}.") from error
 
 
 def _usage(path: str) -> Filesystem:

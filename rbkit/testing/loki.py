@@ -13,6 +13,7 @@ from typing import Any
 
 from rbkit.testing.double import Answer, Double, Request
 from rbkit.testing.go_strings import unquote
+from rbkit.testing.words import Words
 
 __all__ = ["LokiDouble"]
 
@@ -122,10 +123,10 @@ class _Query:
     """A stream selector and the stages after it."""
 
     def __init__(self, text: str) -> None:
-        self._tokens = _tokens(text)
+        self._words = Words(_TOKEN, text)
         self._labels = self._selector()
         self._stages: list[_Stage] = []
-        while self._tokens:
+        while self._words:
             self._stages.append(self._stage())
 
     def takes(self, entry: _Entry) -> Fields:
@@ -136,49 +137,32 @@ class _Query:
         return fields if all(stage(entry.line, fields) for stage in self._stages) else {}
 
     def _selector(self) -> list[tuple[str, str]]:
-        self._take("op", "{")
+        self._words.take("op", "{")
         found = []
         while True:
-            name = self._take("name")
-            self._take("op", "=")
-            found.append((name, unquote(self._take("text"))))
-            if self._take("op") == "}":
+            name = self._words.take("name")
+            self._words.take("op", "=")
+            found.append((name, unquote(self._words.take("text"))))
+            if self._words.take("op") == "}":
                 break
         if not any(value for _, value in found):
             raise ValueError("queries require at least one matcher that does not have an empty-compatible value")
         return found
 
     def _stage(self) -> _Stage:
-        op = self._take("op")
+        op = self._words.take("op")
         if op in {"|=", "!="}:
-            text = unquote(self._take("text"))
+            text = unquote(self._words.take("text"))
             return lambda line, fields: (text in line) is (op == "|=")
         if op != "|":
             raise ValueError(f"parse error: syntax error: unexpected {op}")
-        name = self._take("name")
+        name = self._words.take("name")
         if name == "json":
             return _extract
-        equal, value = self._take("op"), unquote(self._take("text"))
+        equal, value = self._words.take("op"), unquote(self._words.take("text"))
         if equal not in {"=", "!="}:
             raise ValueError(f"parse error: syntax error: unexpected {equal}")
         return lambda line, fields: (fields.get(name, "") == value) is (equal == "=")
-
-    def _take(self, kind: str, text: str = "") -> str:
-        found, value = self._tokens.pop(0) if self._tokens else ("$end", "$end")
-        if found != kind or (text and value != text):
-            raise ValueError(f"parse error: syntax error: unexpected {value}")
-        return value
-
-
-def _tokens(text: str) -> list[tuple[str, str]]:
-    found, place, text = [], 0, text.strip()
-    while place < len(text):
-        token = _TOKEN.match(text, place)
-        if token is None:
-            raise ValueError(f"parse error at line 1, col {place + 1}: syntax error")
-        found.append((str(token.lastgroup), token[str(token.lastgroup)]))
-        place = token.end()
-    return found
 
 
 def _extract(line: str, fields: Fields) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from rbkit.testing.double import Answer, Double, Request
 from rbkit.testing.go_strings import unquote
 from rbkit.testing.otlp import Sent, sent
+from rbkit.testing.words import Words
 
 __all__ = ["TempoDouble"]
 
@@ -112,44 +113,44 @@ class _Query:
     """A spanset filter: comparisons by = and !=, joined by && and ||, in parentheses if need be."""
 
     def __init__(self, text: str) -> None:
-        self._tokens = _tokens(text)
-        self._take("op", "{")
-        self.test: _Test = (lambda span: True) if self._next("}") else self._either()
-        self._take("op", "}")
-        if self._tokens:
-            raise ValueError(f"parse error: syntax error: unexpected {self._tokens[0][1]}")
+        self._words = Words(_TOKEN, text)
+        self._words.take("op", "{")
+        self.test: _Test = (lambda span: True) if self._words.next("}") else self._either()
+        self._words.take("op", "}")
+        if self._words:
+            raise ValueError(f"parse error: syntax error: unexpected {self._words.any()[1]}")
 
     def _either(self) -> _Test:
         tests = [self._both()]
-        while self._next("||"):
-            self._take("op")
+        while self._words.next("||"):
+            self._words.take("op")
             tests.append(self._both())
         return lambda span: any(test(span) for test in tests)
 
     def _both(self) -> _Test:
         tests = [self._one()]
-        while self._next("&&"):
-            self._take("op")
+        while self._words.next("&&"):
+            self._words.take("op")
             tests.append(self._one())
         return lambda span: all(test(span) for test in tests)
 
     def _one(self) -> _Test:
-        if self._next("("):
-            self._take("op")
+        if self._words.next("("):
+            self._words.take("op")
             inner = self._either()
-            self._take("op", ")")
+            self._words.take("op", ")")
             return inner
-        name = self._take("name")
+        name = self._words.take("name")
         if name in {"true", "false"}:
             return lambda span: name == "true"
-        op, wanted = self._take("op"), self._static()
+        op, wanted = self._words.take("op"), self._static()
         if op not in {"=", "!="}:
             raise ValueError(f"parse error: syntax error: unexpected {op}")
         read = _reader(name)
         return lambda span: _same(read(span), wanted) is (op == "=")
 
     def _static(self) -> Any:
-        kind, text = self._tokens.pop(0) if self._tokens else ("$end", "$end")
+        kind, text = self._words.any()
         if kind == "text":
             return unquote(text)
         if kind == "number":
@@ -159,26 +160,6 @@ class _Query:
         if text in _STATUS:
             return (text,)
         raise ValueError(f"parse error: syntax error: unexpected {text}")
-
-    def _next(self, text: str) -> bool:
-        return bool(self._tokens) and self._tokens[0] == ("op", text)
-
-    def _take(self, kind: str, text: str = "") -> str:
-        found, value = self._tokens.pop(0) if self._tokens else ("$end", "$end")
-        if found != kind or (text and value != text):
-            raise ValueError(f"parse error: syntax error: unexpected {value}")
-        return value
-
-
-def _tokens(text: str) -> list[tuple[str, str]]:
-    found, place, text = [], 0, text.strip()
-    while place < len(text):
-        token = _TOKEN.match(text, place)
-        if token is None:
-            raise ValueError(f"parse error at line 1, col {place + 1}: syntax error")
-        found.append((str(token.lastgroup), token[str(token.lastgroup)]))
-        place = token.end()
-    return found
 
 
 def _reader(name: str) -> Callable[[Sent], Any]:

@@ -6,31 +6,17 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from servers.kubernetes import STAGES, Stage, manifest, stages, using
+from servers.kubernetes import Stage, manifest, stage, staged, using
 
 from rbkit.adapters.kubernetes import KubernetesBalancer
 from rbkit.errors import NotFound, Refused
 from rbkit.events import Call
 from rbkit.ports import LoadBalancer
 
+__all__ = ["stage", "staged"]
 MEMBERS = ["store-0", "store-1", "store-2"]
 TOKENS = count(1)
 Use = Callable[[Callable[[LoadBalancer], Awaitable[Any]]], Any]
-
-
-@pytest.fixture(scope="module")
-def staged() -> Iterator[Callable[[str], Stage]]:
-    """The double, and a cluster where one is named."""
-    with stages() as stage:
-        yield stage
-
-
-@pytest.fixture(params=STAGES)
-def stage(request: pytest.FixtureRequest, staged: Callable[[str], Stage]) -> Stage:
-    """A namespace with a stateful set of three pods that are all ready."""
-    found = staged(request.param)
-    found.reset()
-    return found
 
 
 @pytest.fixture

@@ -7,33 +7,26 @@ from uuid import uuid4
 
 import pytest
 from lightkube.resources.apps_v1 import Deployment
-from servers.kubernetes import STAGES, Stage, stages, using
+from servers.kubernetes import Stage, staged, using
+from servers.kubernetes import stage as bare
 
 from rbkit.adapters.kube_deployments import KubernetesDeployments
 from rbkit.errors import NotFound, Refused
 from rbkit.events import Call
 from rbkit.kinds import Deployments
 
+__all__ = ["bare", "staged"]
 TOKENS = count(1)
 Use = Callable[[Callable[[Deployments], Awaitable[Any]]], Any]
 
 
-@pytest.fixture(scope="module")
-def staged() -> Iterator[Callable[[str], Stage]]:
-    """The double, and a cluster where one is named."""
-    with stages() as stage:
-        yield stage
-
-
-@pytest.fixture(params=STAGES)
-def stage(request: pytest.FixtureRequest, staged: Callable[[str], Stage]) -> Stage:
+@pytest.fixture
+def stage(bare: Stage) -> Stage:
     """A deployment that ran 3.8 and 3.9 and runs 3.10."""
-    found = staged(request.param)
-    found.reset()
     for version in ("3.8", "3.9", "3.10"):
-        found.release(version)
-        found.wait(lambda: found.ready("Deployment", "checkout") == 2)
-    return found
+        bare.release(version)
+        bare.wait(lambda: bare.ready("Deployment", "checkout") == 2)
+    return bare
 
 
 @pytest.fixture

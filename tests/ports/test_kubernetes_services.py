@@ -6,33 +6,19 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from servers.kubernetes import STAGES, Stage, stages, using
+from servers.kubernetes import Stage, stage, staged, using
 
 from rbkit.adapters.kube_services import KubernetesServices
 from rbkit.errors import NotFound, Refused
 from rbkit.events import Call
 from rbkit.ports import ServiceManager
 
+__all__ = ["stage", "staged"]
 INSTANCES = ["store-0", "store-1", "store-2"]
 TARGETS = ["store-1", "deployment/checkout", "statefulset/store"]
 WORKLOADS = TARGETS[1:]
 TOKENS = count(1)
 Use = Callable[[Callable[[ServiceManager], Awaitable[Any]]], Any]
-
-
-@pytest.fixture(scope="module")
-def staged() -> Iterator[Callable[[str], Stage]]:
-    """The double, and a cluster where one is named."""
-    with stages() as stage:
-        yield stage
-
-
-@pytest.fixture(params=STAGES)
-def stage(request: pytest.FixtureRequest, staged: Callable[[str], Stage]) -> Stage:
-    """A namespace with a stateful set and a deployment whose pods all run."""
-    found = staged(request.param)
-    found.reset()
-    return found
 
 
 @pytest.fixture

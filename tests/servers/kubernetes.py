@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from lightkube import ApiError, Client, KubeConfig
 from lightkube.resources.apps_v1 import Deployment, StatefulSet
 from lightkube.resources.autoscaling_v2 import HorizontalPodAutoscaler
@@ -17,7 +18,7 @@ from lightkube.resources.core_v1 import Pod, Service
 
 from rbkit.testing.kubernetes import Kubernetes
 
-__all__ = ["IMAGE", "STAGES", "Stage", "manifest", "stages", "using"]
+__all__ = ["IMAGE", "STAGES", "Stage", "manifest", "stage", "staged", "stages", "using"]
 
 IMAGE = "registry.k8s.io/pause:{}"
 STAGES = ["kubernetes", *(["cluster"] if os.environ.get("RBKIT_KUBECONFIG") else [])]
@@ -121,6 +122,21 @@ def stages() -> Iterator[Callable[[str], Stage]]:
             return made[name]
 
         yield stage
+
+
+@pytest.fixture(scope="module")
+def staged() -> Iterator[Callable[[str], Stage]]:
+    """The double, and a cluster where one is named."""
+    with stages() as stage:
+        yield stage
+
+
+@pytest.fixture(params=STAGES)
+def stage(request: pytest.FixtureRequest, staged: Callable[[str], Stage]) -> Stage:
+    """A namespace with a deployment and a stateful set whose pods are all ready."""
+    found = staged(request.param)
+    found.reset()
+    return found
 
 
 def _stage(name: str, stack: ExitStack) -> Stage:
