@@ -199,7 +199,7 @@ def parameter_spec(node: ast.stmt, cell: Cell) -> ParameterSpec:
         raise ContractError(f"{name!r} is no good name for a parameter ({where}).")
     default = _any_literal(node.value, f"The default of {name} ({where})") if node.value else None
     text = _comment(node, cell.source)
-    unit, kind = _UNIT.search(text.rstrip(". ")), type_text(node.annotation, where)
+    unit, kind = _UNIT.search(text.rstrip(". ")), _annotated(node.annotation, where)
     return ParameterSpec(
         name=name, type=kind, default=default, required=node.value is None,
         help=text, unit=unit.group(1) if unit and {"int", "float"} & {*kind.split(" | ")} else "",
@@ -220,6 +220,21 @@ def _comment(node: ast.stmt, source: str) -> str:
     line = re.split(r"\r\n|\r|\n", source)[(node.end_lineno or node.lineno) - 1]
     rest = line.encode()[node.end_col_offset or 0 :].decode(errors="replace")
     return " ".join(rest.partition("#")[2].split())
+
+
+def _annotated(node: ast.expr, where: str) -> str:
+    """Read a parameter's type; in quotes Python does not evaluate it, so that `Literal` needs no import."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        try:
+            return type_text(ast.parse(node.value, mode="eval").body, where)
+        except (SyntaxError, ValueError) as error:
+            raise ContractError(f"The type of a parameter in quotes is none ({where}).") from error
+    if any(isinstance(part, ast.Name) and part.id == "Literal" for part in ast.walk(node)):
+        raise ContractError(
+            f"Python does not know `Literal` in the parameters cell ({where}).",
+            todo="Write the type in quotes: mode: \"Literal['fast', 'safe']\" = \"safe\".",
+        )
+    return type_text(node, where)
 
 
 def type_text(node: ast.expr, where: str) -> str:

@@ -42,7 +42,7 @@ def test_defaults_are_filled_in() -> None:
         ("a: str = 'x'", ""), ("a: str = 'x'", "é\u2028😀"), ("a: str | None = None", None),
         ("a: str | None = None", "x"),
         ("a: int = 1", -5), ("a: int = 1", 10**4000), ("a: float = 1.0", 1e308), ("a: bool = True", False),
-        ("a: int | float = 1", 1.5), ("a: Literal['x', 'y'] = 'x'", "y"), ("a: Literal['x', 2] = 'x'", 2),
+        ("a: int | float = 1", 1.5), ("a: \"Literal['x', 'y']\" = 'x'", "y"), ("a: \"Literal['x', 2]\" = 'x'", 2),
         ("a: list[str] = []", ["x"]), ("a: dict[str, list[int]] = {}", {"x": [1]}),
         ("a: list[int | None] = []", [None, 1]),
     ],
@@ -64,7 +64,7 @@ def test_a_value_of_the_type_is_kept(line: str, value: Any) -> None:
         ("a: float = 1.0", float("nan"), "finite"), ("a: float = 1.0", float("inf"), "finite"),
         ("a: float = 1.0", -float("inf"), "finite"), ("a: list[float] = []", [float("nan")], "finite"),
         ("a: dict[str, float] = {}", {"x": float("inf")}, "finite"), ("a: float = 1.0", 10**400, "expected float"),
-        ("a: int = 1", 10**5000, "cannot be written as JSON"), ("a: Literal['x', 'y'] = 'x'", "z", "'x' or 'y'"),
+        ("a: int = 1", 10**5000, "cannot be written as JSON"), ("a: \"Literal['x', 'y']\" = 'x'", "z", "'x' or 'y'"),
         ("a: list[str] = ['k']", "x", 'for example a=["k"]'), ("a: list[str] = []", [1], "expected list[str]"),
         ("a: dict[str, int] = {}", {1: 1}, "expected dict[str, int]"), ("a: dict[str, int] = {}", [],
         "for example a={}"),
@@ -238,7 +238,9 @@ def test_random_bytes_in_base64_are_mostly_seen(data: bytes) -> None:
 
 def test_text_of_a_command_line_is_read_by_type() -> None:
     """A str takes the text as it is, every other type takes JSON, and what is no JSON is left to the check."""
-    found = contract("a: str = ''", "b: str | None = None", "c: int = 1", "d: list[str] = []", "e: Literal['x'] = 'x'")
+    found = contract(
+        "a: str = ''", "b: str | None = None", "c: int = 1", "d: list[str] = []", "e: \"Literal['x']\" = 'x'"
+    )
     given_texts = {"a": "1", "b": "null", "c": "2", "d": '["x"]', "e": "x", "f": "7"}
     assert from_text(found, given_texts) == {"a": "1", "b": "null", "c": 2, "d": ["x"], "e": "x", "f": "7"}
     broken = from_text(found, {"c": "9" * 5000, "d": "[" * 100_000})
@@ -256,7 +258,7 @@ LINES = [
     "a: float = 1.0",
     "a: list[str] = []",
     "a: dict[str, float] = {}",
-    "a: Literal['x'] = 'x'",
+    "a: \"Literal['x']\" = 'x'",
 ]
 
 
