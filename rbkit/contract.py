@@ -227,7 +227,7 @@ def _annotated(node: ast.expr, where: str) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         try:
             return type_text(ast.parse(node.value, mode="eval").body, where)
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ContractError(f"The type of a parameter in quotes is none ({where}).") from error
     if any(isinstance(part, ast.Name) and part.id == "Literal" for part in ast.walk(node)):
         raise ContractError(

@@ -168,6 +168,14 @@ def test_a_parameter_is_read(line: str, kind: str, default: Any, text: str, unit
     assert (spec.type, spec.default, spec.help, spec.unit, spec.required) == (kind, default, text, unit, False)
 
 
+@pytest.mark.parametrize("kind", [" | ".join(["int"] * 30_000), "list[" * 3_000 + "int" + "]" * 3_000])
+def test_a_quoted_type_without_end_is_refused(kind: str) -> None:
+    """Whatever stands in the quotes, it is refused as a type and breaks nothing."""
+    line = f'a: "{kind}" = 1'
+    with pytest.raises(ContractError, match="in quotes is none"):
+        parameter_spec(ast.parse(line).body[0], Cell(0, "code", line))
+
+
 def test_a_parameter_without_a_default_is_required() -> None:
     """`name: type` says that a value must be given."""
     spec = parameter_spec(ast.parse("a: str  # Which").body[0], Cell(0, "code", "a: str  # Which"))
